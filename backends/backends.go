@@ -1,0 +1,162 @@
+// Package backends says where a repository's files are kept: the Storage contract, which every driver and wrapper below
+// this folder fulfils and backends/backendtest proves.
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"time"
+)
+
+// MaxObject is the size in bytes above which Put and Get refuse a file: packs are at most 256 MiB, the rest is slack for
+// their parity and for later formats. Get refuses before it allocates.
+const MaxObject = 512 << 20
+
+// MaxName is the greatest length of a name in bytes. It is the limit of one path element of common file systems, so that
+// a name fits wherever a driver has to flatten it.
+const MaxName = 255
+
+// MaxListed is the number of files after which a listing ends with an error: 2 PiB of 32 MiB packs. It keeps a hostile
+// storage from listing for ever.
+const MaxListed = 1 << 26
+
+var (
+	// ErrNoSpace says that the storage is full or a quota is used up.
+	ErrNoSpace = errors.New("no space left in the storage")
+
+	// ErrUnsupported says that the storage cannot do what was asked: keep a file until a date, or create exclusively.
+	// Nothing was changed.
+	ErrUnsupported = errors.New("not supported by the storage")
+
+	// ErrGone says that the place which held the repository when it was opened has vanished or is another one now, as
+	// when a disk is unmounted during a run. It never matches fs.ErrNotExist: nothing can be said about any file.
+	ErrGone = errors.New("the repository's storage has vanished or was replaced")
+
+	// ErrInvalidName says that a name does not satisfy ValidName, or a prefix ValidPrefix.
+	ErrInvalidName = errors.New("invalid name")
+)
+
+// Storage keeps named files that are never changed in place. Names satisfy ValidName; every other is refused with
+// ErrInvalidName. No name may be a directory of another ("a" and "a/b"): what a storage does then is not defined.
+//
+// All methods may be called concurrently. A context that is done makes every call fail with an error matching its cause,
+// and an already cancelled one before anything has an effect. An error of Put or Delete leaves open whether the call had
+// its effect, unless it says otherwise here. A refusal by the storage matches fs.ErrPermission.
+type Storage interface {
+	// Put stores data under name. When it returns nil the file is durable, and Get, Stat and List show it. No reader
+	// ever sees a part of it. An existing file is replaced atomically, which only the repair of a content-named file may
+	// ask for; with opts.IfAbsent it is kept and the error matches fs.ErrExist. Where an answer can get lost on the way,
+	// the existing file may be this very call's own. A full storage is ErrNoSpace. Put keeps no reference to data.
+	Put(ctx context.Context, name string, data []byte, opts PutOptions) error
+
+	// Get returns exactly n bytes from offset off, or with a negative n all bytes from off on. A file too short for
+	// that, or for off, is an error matching io.ErrUnexpectedEOF, a missing file one matching fs.ErrNotExist. The bytes
+	// are the caller's.
+	Get(ctx context.Context, name string, off, n int64) ([]byte, error)
+
+	// Stat describes a file. A missing one is an error matching fs.ErrNotExist.
+	Stat(ctx context.Context, name string) (Info, error)
+
+	// List describes all files whose names begin with prefix, in no particular order. The prefix is a directory such as
+	// "packs/" or "packs/ab/", or "" for everything (ValidPrefix). One that no file has is an empty listing; any other
+	// problem is an error, which ends the listing: it is never silently short. Files whose Put or Delete overlaps the
+	// listing may or may not be in it. Foreign files, whose names are not valid, are left out. The sequence may be used
+	// more than once; each use lists afresh.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+
+	// Delete removes a file. A missing one is an error matching fs.ErrNotExist, one that is kept until a date
+	// fs.ErrPermission. It need not be durable: after a power loss a deleted file may be back.
+	Delete(ctx context.Context, name string) error
+}
+
+// PutOptions says how Put stores a file. The zero value replaces an existing file and lets anyone delete it.
+type PutOptions struct {
+	// IfAbsent creates exclusively: of any number of such calls for a name, by any hosts, exactly one succeeds.
+	IfAbsent bool
+
+	// RetainUntil, if not zero, makes the storage refuse to delete the file before that time. A storage that cannot
+	// returns ErrUnsupported and stores nothing.
+	RetainUntil time.Time
+}
+
+// Info describes a stored file.
+type Info struct {
+	Name    string
+	Size    int64     // bytes
+	ModTime time.Time // when it was stored, by the storage's clock
+}
+
+// ValidName reports whether name may name a file: at most MaxName bytes of elements separated by single slashes, each of
+// lower-case letters, digits, '.', '_' and '-'. Further refused, because other programs make them beside our files or file
+// systems do not keep them apart: elements that begin with a dot (".", "..", ".nfs0001", "._x", ".snapshot") or end with
+// one (Windows drops it), those that end in ".tmp", and the first element "tmp", which is the drivers' own.
+func ValidName(name string) bool {
+	if len(name) > MaxName {
+		return false
+	}
+	first := true
+	for element := range strings.SplitSeq(name, "/") {
+		if !validElement(element) || first && element == "tmp" {
+			return false
+		}
+		first = false
+	}
+	return true
+}
+
+func validElement(e string) bool {
+	if e == "" || e[0] == '.' || e[len(e)-1] == '.' || strings.HasSuffix(e, ".tmp") {
+		return false
+	}
+	for i := range len(e) {
+		c := e[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidPrefix reports whether prefix may be given to List: it is empty, or a valid name followed by a slash.
+func ValidPrefix(prefix string) bool {
+	dir, ok := strings.CutSuffix(prefix, "/")
+	return prefix == "" || ok && ValidName(dir)
+}
+
+// CheckName returns an error matching ErrInvalidName unless ValidName(name).
+func CheckName(name string) error {
+	if ValidName(name) {
+		return nil
+	}
+	return fmt.Errorf("%w %.*q", ErrInvalidName, MaxName, name)
+}
+
+// CheckPrefix returns an error matching ErrInvalidName unless ValidPrefix(prefix).
+func CheckPrefix(prefix string) error {
+	if ValidPrefix(prefix) {
+		return nil
+	}
+	return fmt.Errorf("%w prefix %.*q", ErrInvalidName, MaxName, prefix)
+}
+
+// Span returns how many bytes Get(off, n) reads of a file of size bytes: n, or with a negative n those from off on. It
+// returns an error matching io.ErrUnexpectedEOF if the file ends before, and another if the result exceeds MaxObject.
+func Span(size, off, n int64) (int64, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("negative offset %d", off)
+	}
+	if off > size || n > size-off {
+		return 0, fmt.Errorf("bytes %d+%d of %d: %w", off, max(n, 0), size, io.ErrUnexpectedEOF)
+	}
+	if n < 0 {
+		n = size - off
+	}
+	if n > MaxObject {
+		return 0, fmt.Errorf("%d bytes at once, the limit is %d", n, int64(MaxObject))
+	}
+	return n, nil
+}

@@ -1,0 +1,68 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"packhold/backends"
+)
+
+// ops are the steps that change the disk. They are fields so that tests can record their order and make each one fail.
+// Names are relative to root.
+type ops struct {
+	create   func(root *os.Root, name string) (*os.File, error) // exclusively, for writing
+	write    func(f *os.File, data []byte) error
+	chmod    func(f *os.File) error // to fileMode
+	syncFile func(f *os.File) error
+	link     func(root *os.Root, from, to string) error // fs.ErrExist if to exists; from may stay
+	rename   func(root *os.Root, from, to string) error // replaces to
+	mkdir    func(root *os.Root, name string) error
+	syncDir  func(d *os.File) error // the entries of a directory
+	remove   func(root *os.Root, name string) error
+}
+
+func systemOps(noSync bool) ops {
+	o := ops{
+		create: func(root *os.Root, name string) (*os.File, error) {
+			// os.Root adds O_NOFOLLOW.
+			return root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, tempMode)
+		},
+		write: func(f *os.File, data []byte) error {
+			_, err := f.Write(data)
+			return err
+		},
+		chmod:    protect,
+		syncFile: (*os.File).Sync,
+		link:     exclusive,
+		rename:   (*os.Root).Rename,
+		mkdir:    func(root *os.Root, name string) error { return root.Mkdir(name, dirMode) },
+		syncDir:  syncDir,
+		remove:   (*os.Root).Remove,
+	}
+	if noSync {
+		o.syncFile = func(*os.File) error { return nil }
+		o.syncDir = func(*os.File) error { return nil }
+	}
+	return o
+}
+
+// exclusive gives from the name to, unless that is taken, with link(2), or where the file system has no hard links with
+// a rename that refuses.
+func exclusive(root *os.Root, from, to string) error {
+	err := root.Link(from, to)
+	// link(2): EPERM if the file system has no hard links. from is our own file, so it is not the protection of others'.
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return withoutLinks(root, from, to, err)
+}
+
+func withoutLinks(root *os.Root, from, to string, linkErr error) error {
+	err := renameNoReplace(root, from, to)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("creating exclusively: %w: %w", backends.ErrUnsupported, linkErr)
+	}
+	return err
+}

@@ -1,0 +1,240 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/index"
+	"packhold/pack"
+)
+
+// adopt finds the packs that a crashed or interrupted session of this host stored and no index names, so that they need not be
+// stored again. It costs a listing of all packs, and happens only while such a session's lease is there. Sessions
+// that were silent for LeaseDead of the storage's time are ended by their void: a wrong judgement is safe.
+func (s *Session) adopt(ctx context.Context) error {
+	r := s.r
+	open, err := r.openSessions(ctx)
+	if err != nil {
+		return err
+	}
+	var ended []crypt.SessionID
+	found := false
+	own := r.keys.Identity.Host
+	var now time.Time
+	for _, l := range open {
+		if l.id == s.ID {
+			now = l.seen
+		}
+	}
+	for _, l := range open {
+		if l.host != own || l.id == s.ID {
+			continue
+		}
+		found = true
+		if !l.ended && now.Sub(l.seen) >= LeaseDead {
+			if err := r.putVoid(ctx, l.id, l.nonce); err != nil {
+				return err
+			}
+			l.ended = true
+		}
+		if l.ended {
+			ended = append(ended, l.id)
+		}
+	}
+	if !found {
+		return nil
+	}
+	n, err := r.adoptPacks(ctx, s)
+	if err != nil {
+		return err
+	}
+	s.adopted.Store(uint64(n))
+	if n > 0 {
+		if err := s.putSegments(ctx); err != nil {
+			return err
+		}
+	}
+	// What the ended sessions left is named by our segment now.
+	r.dropLeases(ctx, ended...)
+	return nil
+}
+
+// lease is what the leases say of one session.
+type lease struct {
+	id    crypt.SessionID
+	host  crypt.HostID
+	nonce [32]byte
+	seen  time.Time // last sign of life by the storage's clock
+	ended bool      // snapshots/<session> exists
+}
+
+// openSessions reads the leases. A damaged lease counts as one of an unknown host.
+func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, error) {
+	infos, _, err := list(ctx, r.storage, "leases/")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[crypt.SessionID]*lease)
+	for _, i := range infos {
+		s, err := r.getSigned(ctx, crypt.TypeLease, i.Name)
+		var l *Lease
+		if err == nil {
+			if l, err = parseBody[Lease](s.Body); err != nil {
+				err = damaged("reading", i.Name, err)
+			} else if l.Host != s.Signer || len(l.Nonce) != 32 || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session ||
+				!strings.HasPrefix(i.Name, "leases/"+l.Session.String()) {
+				err = tampered("reading", i.Name, errors.New("the session is not its signer's"))
+			}
+		}
+		if isMissing(err) {
+			continue
+		}
+		if errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) {
+			r.problem(i.Name, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		o := out[l.Session]
+		if o == nil {
+			o = &lease{id: l.Session, host: l.Host, nonce: [32]byte(l.Nonce)}
+			out[l.Session] = o
+		}
+		if i.ModTime.After(o.seen) {
+			o.seen = i.ModTime
+		}
+	}
+	for id, l := range out {
+		switch _, err := r.storage.Stat(ctx, "snapshots/"+id.String()); {
+		case err == nil:
+			l.ended = true
+		case !isMissing(err):
+			return nil, storageErr("reading", "snapshots/"+id.String(), err)
+		}
+	}
+	return out, nil
+}
+
+// adoptPacks adds every whole pack of this host that no index names and that is neither condemned nor final. It returns how many.
+func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
+	named := make(map[index.PackID]bool)
+	for p, err := range r.index.Packs() {
+		if err != nil {
+			return 0, err
+		}
+		named[p.PackID] = true
+	}
+	excluded, err := r.readCondemned(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, prefix := range []string{"packs/", "meta/"} {
+		infos, _, err := list(ctx, r.storage, prefix)
+		if err != nil {
+			return n, err
+		}
+		for _, i := range infos {
+			id, tree, inc, err := parsePackName(i.Name)
+			pid := index.PackID{Name: id, Incarnation: inc}
+			if err != nil || named[pid] || excluded[pid] != 0 || inc != 0 {
+				continue
+			}
+			t, table, err := r.ReadTable(ctx, id, tree, i)
+			if err == nil {
+				var rec *crypt.SessionRecord
+				if rec, err = crypt.ParseSessionRecord(table.Session); err == nil {
+					if rec.Host != r.keys.Identity.Host {
+						continue
+					}
+					err = r.checkWhole(ctx, i, id)
+				}
+				if err == nil {
+					err = s.addPack(t, id, table.Entries, table.Session)
+				}
+			}
+			switch {
+			case err == nil:
+				n++
+			case ctx.Err() != nil:
+				return n, err
+			case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
+				r.problem(i.Name, err)
+			case isMissing(err):
+			default:
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// checkWhole reads a pack and checks every byte of it against its name.
+func (r *Repo) checkWhole(ctx context.Context, i backends.Info, id crypt.ID) error {
+	b, err := r.storage.Get(ctx, i.Name, 0, i.Size)
+	if err != nil {
+		return storageErr("reading", i.Name, err)
+	}
+	rep, err := pack.Verify(b, id, nil)
+	if err != nil {
+		return damaged("reading", i.Name, err)
+	}
+	if !rep.OK() {
+		return damaged("reading", i.Name, fmt.Errorf("%d shards fail", len(rep.Bad)))
+	}
+	return nil
+}
+
+// ReadTable reads what a pack says of itself: its trailer and, opened with the write secret, its signed table. It needs no passphrase.
+// Errors match ErrDamaged, ErrTampered, or are the storage's.
+func (r *Repo) ReadTable(ctx context.Context, id crypt.ID, tree bool, i backends.Info) (*pack.Trailer, *pack.Table, error) {
+	if i.Size > pack.MaxFile {
+		return nil, nil, damaged("reading", i.Name, fmt.Errorf("%d bytes, the limit is %d", i.Size, pack.MaxFile))
+	}
+	n := min(i.Size, pack.MaxTrailer)
+	b, err := r.storage.Get(ctx, i.Name, i.Size-n, n)
+	if err != nil {
+		return nil, nil, storageErr("reading", i.Name, err)
+	}
+	t, err := pack.ParseTrailer(b)
+	if err == nil && (t.Name() != id || int64(t.FileSize()) != i.Size || (t.Header.Type == crypt.TypeTreePack) != tree) {
+		err = errors.New("the trailer does not match the name")
+	}
+	if err != nil {
+		return nil, nil, damaged("reading", i.Name, err)
+	}
+	sealed, err := r.storage.Get(ctx, i.Name, int64(t.TableOffset()), int64(t.TableSize))
+	if err != nil {
+		return nil, nil, storageErr("reading", i.Name, err)
+	}
+	w, ok := r.keys.Writes[t.Header.Epoch]
+	if !ok {
+		return nil, nil, damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, ErrNoKey))
+	}
+	plain, err := w.OpenTable(r.config.ID, t.Header, t.TableSalt, sealed)
+	if err != nil {
+		return nil, nil, damaged("reading", i.Name, err)
+	}
+	table, err := pack.ParseTable(plain, t)
+	if err != nil {
+		return nil, nil, damaged("reading", i.Name, err)
+	}
+	rec, err := crypt.ParseSessionRecord(table.Session)
+	if err == nil {
+		err = r.trust.CheckSession(rec)
+	}
+	if err == nil {
+		d := pack.SignedDigest(t.Header, table.Session, table.Entries)
+		err = r.trust.CheckDetached(crypt.TypePackTable, rec.Session.String(), rec.Host, d[:], table.Signature[:])
+	}
+	if err != nil {
+		return nil, nil, tampered("reading", i.Name, err)
+	}
+	return t, table, nil
+}

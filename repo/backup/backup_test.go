@@ -1,0 +1,176 @@
+package backup_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"packhold/backends"
+	"packhold/backends/mem"
+	"packhold/chunk"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/backup"
+	"packhold/repo/snapshot"
+)
+
+const passphrase = "correct horse battery"
+
+var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) { return crypt.NewReadKey(1) })
+
+func newRepo(t *testing.T) (backends.Storage, *crypt.Credential) {
+	t.Helper()
+	s := mem.New(time.Now)
+	key, err := readKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := repo.Init(t.Context(), s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+func open(t *testing.T, s backends.Storage, a repo.Access) *repo.Repo {
+	t.Helper()
+	r, err := repo.Open(t.Context(), s, a, repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// getter reads blobs with the passphrase.
+func getter(t *testing.T, s backends.Storage) (*repo.Repo, *repo.Reader) {
+	t.Helper()
+	r := open(t, s, repo.Access{Passphrase: []byte(passphrase)})
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d, err := r.NewReader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, d
+}
+
+// content reads a file of a snapshot.
+func content(t *testing.T, d *repo.Reader, n *snapshot.Node) []byte {
+	t.Helper()
+	out := append([]byte(nil), n.Inline...)
+	for x, err := range snapshot.EachExtent(t.Context(), d, n) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Kind != snapshot.Data {
+			out = append(out, make([]byte, x.Length)...)
+			continue
+		}
+		b, err := d.Get(t.Context(), x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, b...)
+	}
+	return out
+}
+
+// tree reads all files of a snapshot by path.
+func tree(t *testing.T, s backends.Storage, snap *repo.Snapshot) map[string]string {
+	t.Helper()
+	_, d := getter(t, s)
+	_, d2 := getter(t, s)
+	out := map[string]string{}
+	for e, err := range snapshot.Walk(t.Context(), d, snap.Root, snapshot.WalkOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Node != nil && e.Node.Type == snapshot.File {
+			out["/"+e.Path] = string(content(t, d2, e.Node))
+		}
+	}
+	return out
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func random(seed byte, n int) []byte {
+	out := make([]byte, 0, n+32)
+	for i := 0; len(out) < n; i++ {
+		id := crypt.Sum([]byte{seed, byte(i), byte(i >> 8), byte(i >> 16)})
+		out = append(out, id[:]...)
+	}
+	return out[:n]
+}
+
+func run(t *testing.T, r *repo.Repo, o backup.Options) *backup.Result {
+	t.Helper()
+	if o.Type == 0 {
+		o.Type = snapshot.Incremental
+	}
+	res, err := backup.Run(context.Background(), r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestBackup(t *testing.T) {
+	st, c := newRepo(t)
+	src := t.TempDir()
+	files := map[string][]byte{"empty": nil, "inline": []byte("hello"), "a/small": random(1, 5000), "a/b/medium": random(2, 900_000),
+		"a/large": random(3, 5<<20), "zeros": make([]byte, 3<<20), "mixed": append(append(random(4, 100_000), make([]byte, 200_000)...), random(5, 2<<20)...)}
+	want := map[string]string{}
+	for name, data := range files {
+		write(t, filepath.Join(src, name), data)
+		want[filepath.Join(src, name)] = string(data)
+	}
+	past := time.Now().Add(-time.Hour)
+	_ = past
+	cache := t.TempDir()
+	o := backup.Options{Sources: []string{src}, Type: snapshot.Full, CacheDir: cache}
+	first := run(t, open(t, st, repo.Access{Credential: c}), o)
+	compare(t, tree(t, st, first.Snapshot), want)
+	if first.Stats.New != uint64(len(files)) || len(first.Skipped) != 0 {
+		t.Errorf("first: %+v %v", first.Stats, first.Skipped)
+	}
+	time.Sleep(2100 * time.Millisecond)
+	o.Type = snapshot.Incremental
+	second := run(t, open(t, st, repo.Access{Credential: c}), o)
+	third := run(t, open(t, st, repo.Access{Credential: c}), o)
+	if third.Stats.Unmodified != uint64(len(files)) || third.Stats.BytesRead != 0 {
+		t.Errorf("third: %+v", third.Stats)
+	}
+	if second.Stats.BytesNew > 20000 {
+		t.Errorf("second stored %d bytes", second.Stats.BytesNew)
+	}
+	compare(t, tree(t, st, third.Snapshot), want)
+}
+
+func compare(t *testing.T, got, want map[string]string) {
+	t.Helper()
+	for p, data := range want {
+		if g, ok := got[p]; !ok {
+			t.Errorf("%s is missing", p)
+		} else if g != data {
+			t.Errorf("%s differs: %d bytes, want %d", p, len(g), len(data))
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d files, want %d", len(got), len(want))
+	}
+}

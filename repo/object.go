@@ -1,0 +1,163 @@
+package repo
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"strings"
+
+	"packhold/backends"
+	"packhold/crypt"
+)
+
+// maxList caps how many names a listing may have: a hostile storage must not cost unbounded memory.
+const maxList = 16 << 20
+
+// list returns the known names under prefix, sorted, and how many foreign ones were left out.
+func list(ctx context.Context, s backends.Storage, prefix string) (infos []backends.Info, foreign int, err error) {
+	for info, err := range s.List(ctx, prefix) {
+		if err != nil {
+			return nil, 0, storageErr("listing", prefix, err)
+		}
+		if !KnownName(info.Name) || !strings.HasPrefix(info.Name, prefix) {
+			foreign++
+			continue
+		}
+		if len(infos) >= maxList {
+			return nil, 0, tampered("listing", prefix, fmt.Errorf("more than %d names", maxList))
+		}
+		infos = append(infos, info)
+	}
+	sort.Slice(infos, func(i, j int) bool { return infos[i].Name < infos[j].Name })
+	// A retried listing may repeat a name.
+	out := infos[:0]
+	for i, f := range infos {
+		if i == 0 || f.Name != infos[i-1].Name {
+			out = append(out, f)
+		}
+	}
+	return out, foreign, nil
+}
+
+// get reads a whole object that is not a pack.
+func get(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
+	info, err := s.Stat(ctx, name)
+	if err != nil {
+		return nil, storageErr("reading", name, err)
+	}
+	if info.Size > crypt.MaxObject {
+		return nil, damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, crypt.MaxObject))
+	}
+	b, err := s.Get(ctx, name, 0, info.Size)
+	return b, storageErr("reading", name, err)
+}
+
+// subjectOf is what the signature and AAD of an object speak of: its name below the prefix, and nothing for objects that are
+// named by their own hash.
+func subjectOf(t crypt.Type, name string) string {
+	switch t {
+	case crypt.TypeIndex, crypt.TypeForgotten, crypt.TypeMark, crypt.TypeVerified, crypt.TypeGroup, crypt.TypeRoots:
+		return ""
+	case crypt.TypeHost:
+		return strings.SplitN(strings.TrimPrefix(name, "hosts/"), "-", 2)[0]
+	}
+	_, rest, _ := strings.Cut(name, "/")
+	return rest
+}
+
+// sealSigned makes an object: body signed by this process's host (or the root), sealed under the current W.
+// For content-named objects name is the prefix, and the full name is returned.
+func (r *Repo) sealSigned(t crypt.Type, name string, body []byte, asRoot bool) (string, []byte, error) {
+	subject := subjectOf(t, name)
+	var signed []byte
+	switch {
+	case asRoot && r.keys.Admin != nil:
+		signed = r.keys.Admin.Sign(t, crypt.Subject(subject), body)
+	case asRoot:
+		return "", nil, ErrNeedAdmin
+	case r.keys.Identity == nil:
+		return "", nil, ErrNeedHost
+	default:
+		id := r.keys.Identity
+		signed = crypt.SignBody(id.Sign, id.Host, t, r.config.ID, crypt.Subject(subject), body)
+	}
+	epoch := r.settings.WriteEpoch
+	w, ok := r.keys.Writes[epoch]
+	if !ok {
+		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, ErrNoKey)
+	}
+	object, err := w.SealObject(r.config.ID, epoch, t, subject, signed)
+	if err != nil {
+		return "", nil, err
+	}
+	if subject == "" || t == crypt.TypeHost {
+		sum := crypt.Sum(object)
+		name += sum.String()
+	}
+	return name, object, nil
+}
+
+// openSigned opens an object, checks that its name and its signer's role fit, and returns the body.
+func (r *Repo) openSigned(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
+	s, err := r.unseal(t, name, object)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.trust.Check(t, subjectOf(t, name), s); err != nil {
+		return nil, tampered("reading", name, err)
+	}
+	return s, nil
+}
+
+// unseal is openSigned without the signature.
+func (r *Repo) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
+	subject := subjectOf(t, name)
+	if subject == "" || t == crypt.TypeHost {
+		sum := sha256.Sum256(object)
+		if !strings.HasSuffix(name, crypt.ID(sum).String()) {
+			return nil, damaged("reading", name, errors.New("the bytes do not match the name"))
+		}
+	}
+	h, err := crypt.ParseHeader(object)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	w, ok := r.keys.Writes[h.Epoch]
+	if !ok {
+		return nil, damaged("reading", name, fmt.Errorf("write secret of epoch %d: %w", h.Epoch, ErrNoKey))
+	}
+	body, err := w.OpenObject(r.config.ID, t, subject, object)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	s, err := crypt.ParseSigned(body)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	return s, nil
+}
+
+// getSigned reads and opens one object.
+func (r *Repo) getSigned(ctx context.Context, t crypt.Type, name string) (*crypt.Signed, error) {
+	b, err := get(ctx, r.storage, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.openSigned(t, name, b)
+}
+
+// put stores an object under a name that nobody else has. Content-named objects may be there already.
+func (r *Repo) put(ctx context.Context, name string, object []byte, opts backends.PutOptions) error {
+	return storageErr("storing", name, r.storage.Put(ctx, name, object, opts))
+}
+
+// putExclusive creates name, or reports fs.ErrExist.
+func (r *Repo) putExclusive(ctx context.Context, name string, object []byte) error {
+	return r.put(ctx, name, object, backends.PutOptions{IfAbsent: true})
+}
+
+// exists reports whether err says that an exclusive create lost.
+func exists(err error) bool { return errors.Is(err, fs.ErrExist) }

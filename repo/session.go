@@ -1,0 +1,610 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/crypt/canon"
+	"packhold/index"
+	"packhold/pack"
+	"packhold/repo/snapshot"
+)
+
+// Renewal of leases: every RenewEvery, and after LeaseDead of storage time without one a session may be judged dead.
+// A wrong judgement costs the session its commit, never a blob.
+const (
+	RenewEvery = 5 * time.Minute
+	LeaseDead  = 60 * time.Minute
+)
+
+// treePackSize is the target of tree packs: small, because readers fetch them first and the memory of an open one is not worth more.
+const treePackSize = 8 << 20
+
+// segmentEvery is how often a long session stores an index segment, so that a crash makes others wait or store again little.
+const segmentEvery = 10 * time.Minute
+
+// flushers is how many full packs are stored while others fill. Memory: one open data pack and one more per flusher.
+const flushers = 2
+
+// SessionOptions shape a writer session.
+type SessionOptions struct {
+	Purpose     string // "backup" unless given
+	Compression string // "" for that of the settings
+	NoValidate  bool   // do not read back what was stored
+	Retention   string // class of the packs
+}
+
+// Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
+//
+// The order of its calls is the safety of the repository (prune_protocol in the design): lease, condemned sets, index, packs and
+// segments, commit by exclusive create.
+type Session struct {
+	ID      crypt.SessionID
+	Started time.Time
+
+	r       *Repo
+	o       SessionOptions
+	level   pack.Level
+	key     crypt.SessionKey
+	record  []byte
+	nonce   [32]byte
+	target  int
+	parity  int
+	variant uint8
+
+	data, tree *stream
+	flush      *errgroup.Group
+	ctx        context.Context // cancelled by the first failure
+	cancel     context.CancelCauseFunc
+
+	segmentMu sync.Mutex // guards segmentAt, and the storing of segments
+	segmentAt time.Time
+
+	blobs, bytesNew, bytesStored atomic.Uint64
+	packs, packBytes             atomic.Uint64
+	adopted                      atomic.Uint64
+	ended                        bool
+}
+
+// Begin opens a session: its lease is stored before anything is read, so that a prune that starts later waits for it.
+func (r *Repo) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	s, err := r.begin(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("beginning session: %w", err)
+	}
+	return s, nil
+}
+
+func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	if r.keys.Identity == nil {
+		return nil, ErrNeedHost
+	}
+	cert := r.trust.Certificate(r.keys.Identity.Host)
+	if cert == nil || cert.Roles&(crypt.RoleWriter|crypt.RolePrune) == 0 || r.trust.Revoked(cert.Host) {
+		return nil, ErrNeedHost
+	}
+	if cert.After != 0 && r.now().Unix() > cert.After {
+		return nil, fmt.Errorf("%w: its certificate ended %v", ErrNeedHost, time.Unix(cert.After, 0).UTC())
+	}
+	if o.Purpose == "" {
+		o.Purpose = "backup"
+	}
+	if o.Compression == "" {
+		o.Compression = r.settings.Compression
+	}
+	level, err := pack.ParseLevel(o.Compression)
+	if err != nil {
+		return nil, err
+	}
+	read, err := r.settings.ReadKeys[len(r.settings.ReadKeys)-1].Public()
+	if err != nil {
+		return nil, err
+	}
+	key, rec, err := crypt.NewSession(r.config.ID, r.keys.Identity, read)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{ID: rec.Session, Started: r.now(), r: r, o: o, level: level, key: key, record: rec.Bytes(), nonce: [32]byte(rec.Nonce),
+		target: int(r.settings.PackSize), parity: int(r.settings.Parity), variant: pack.ShardBLAKE3}
+	if r.config.Profile == FIPS {
+		s.variant = pack.ShardSHA256
+	}
+	if err := s.putLease(ctx, 0); err != nil {
+		return nil, err
+	}
+	if err := r.LoadIndex(ctx); err != nil { // condemned sets and finals first, then the index
+		return nil, err
+	}
+	r.mu.Lock()
+	r.sessions[s.ID] = key
+	r.mu.Unlock()
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.flush = new(errgroup.Group)
+	s.flush.SetLimit(flushers)
+	s.data = newStream(s, crypt.TypeDataPack, s.target, flushers+1)
+	s.tree = newStream(s, crypt.TypeTreePack, min(s.target, treePackSize), 2)
+	s.segmentAt = s.Started
+	if err := s.adopt(ctx); err != nil {
+		s.Close(ctx)
+		return nil, err
+	}
+	return s, nil
+}
+
+// putLease stores the lease or its n-th renewal.
+func (s *Session) putLease(ctx context.Context, n uint32) error {
+	name := "leases/" + s.ID.String()
+	if n > 0 {
+		name = fmt.Sprintf("%s.%d", name, n)
+	}
+	l := Lease{Session: s.ID, Host: s.r.keys.Identity.Host, Nonce: s.nonce[:], Time: s.r.now().Unix(), Renewal: n, Purpose: s.o.Purpose}
+	_, object, err := s.r.sealSigned(crypt.TypeLease, name, canon.Marshal(l), false)
+	if err != nil {
+		return err
+	}
+	return s.r.putExclusive(ctx, name, object)
+}
+
+// KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group.
+func (s *Session) KeepAlive(ctx context.Context) error {
+	t := time.NewTicker(RenewEvery)
+	defer t.Stop()
+	for n := uint32(1); ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if err := s.putLease(ctx, n); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("renewing lease: %w", err)
+		}
+	}
+}
+
+// Has reports whether blob id is stored, as this session may count on it.
+func (s *Session) Has(id crypt.ID) bool { return s.r.index.Has(id) }
+
+// Repo returns the repository the session writes to.
+func (s *Session) Repo() *Repo { return s.r }
+
+// Worker stores blobs. Each goroutine has its own.
+type Worker struct {
+	s     *Session
+	codec *pack.Codec
+}
+
+// NewWorker returns a worker of the session.
+func (s *Session) NewWorker() (*Worker, error) {
+	c, err := pack.NewCodec(s.level)
+	if err != nil {
+		return nil, fmt.Errorf("making worker: %w", err)
+	}
+	return &Worker{s: s, codec: c}, nil
+}
+
+// Fallbacks is how many blobs were stored uncompressed because the encoder's result did not decode.
+func (w *Worker) Fallbacks() int { return w.codec.Fallbacks() }
+
+// Store stores plain as a data blob unless it is there, and returns its ID and whether it was new. SHA-256 comes before anything else
+// touches the bytes. A failure fails the session.
+func (w *Worker) Store(plain []byte) (crypt.ID, bool, error) { return w.store(w.s.data, plain) }
+
+// StoreTree is Store for a tree page.
+func (w *Worker) StoreTree(plain []byte) (crypt.ID, bool, error) { return w.store(w.s.tree, plain) }
+
+func (w *Worker) store(st *stream, plain []byte) (crypt.ID, bool, error) {
+	id := crypt.Sum(plain)
+	s := w.s
+	if !s.r.index.Claim(id) {
+		return id, false, nil
+	}
+	data, comp := w.codec.Compress(plain)
+	b := &pack.Blob{ID: id, Plain: plain, Data: data, Compression: comp}
+	if err := st.add(w.codec, b); err != nil {
+		err = fmt.Errorf("storing blob %v: %w", id, err)
+		s.cancel(err)
+		return id, false, err
+	}
+	s.blobs.Add(1)
+	s.bytesNew.Add(uint64(len(plain)))
+	s.bytesStored.Add(uint64(len(b.Data)) + crypt.Overhead)
+	return id, true, nil
+}
+
+// stream fills packs of one kind: at any moment at most one is open, which all workers share.
+type stream struct {
+	s       *Session
+	kind    crypt.Type
+	target  int
+	buffers chan []byte // bounds the packs in memory: open or on their way to the storage
+
+	mu   sync.Mutex // guards open
+	open *openPack
+}
+
+// openPack is a pack being filled.
+type openPack struct {
+	*pack.Builder
+	header crypt.Header
+	buf    []byte
+}
+
+func newStream(s *Session, kind crypt.Type, target, buffers int) *stream {
+	st := &stream{s: s, kind: kind, target: target, buffers: make(chan []byte, buffers)}
+	for range buffers {
+		st.buffers <- nil // memory is made on first use
+	}
+	return st
+}
+
+// add puts a blob into the open pack, opening and closing packs as needed.
+func (st *stream) add(c *pack.Codec, b *pack.Blob) error {
+	for {
+		p, err := st.current()
+		if err != nil {
+			return err
+		}
+		if err = p.Add(c, b); !errors.Is(err, pack.ErrFull) {
+			return err
+		}
+		st.rotate(p)
+	}
+}
+
+// current returns the open pack, after waiting for a buffer if there is none.
+func (st *stream) current() (*openPack, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := context.Cause(st.s.ctx); err != nil {
+		return nil, err
+	}
+	if st.open != nil {
+		return st.open, nil
+	}
+	var buf []byte
+	select {
+	case buf = <-st.buffers:
+	case <-st.s.ctx.Done():
+		return nil, context.Cause(st.s.ctx)
+	}
+	if buf == nil {
+		buf = make([]byte, pack.BufferSize(st.target, st.s.parity))
+	}
+	h := crypt.Header{Type: st.kind, Variant: st.s.variant, Epoch: st.s.r.settings.WriteEpoch, Salt: crypt.NewSalt(nil)}
+	key, err := st.s.key.PackKey(st.s.r.config.ID, h.Salt)
+	if err != nil {
+		return nil, err
+	}
+	b, err := pack.NewBuilder(buf, pack.Options{Header: h, Key: key, Target: st.target, Parity: st.s.parity, Session: st.s.record})
+	if err != nil {
+		return nil, err
+	}
+	st.open = &openPack{b, h, buf}
+	return st.open, nil
+}
+
+// rotate sends the pack p on its way to the storage, if it is still the open one.
+func (st *stream) rotate(p *openPack) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.open != p || p == nil {
+		return
+	}
+	st.open = nil
+	st.s.flush.Go(func() error {
+		err := st.s.finishPack(p)
+		if err != nil {
+			st.s.cancel(err)
+		}
+		st.buffers <- p.buf
+		return err
+	})
+}
+
+// finish closes the open pack, if it holds anything.
+func (st *stream) finish() {
+	st.mu.Lock()
+	p := st.open
+	st.mu.Unlock()
+	if p != nil && p.Count() > 0 {
+		st.rotate(p)
+	}
+}
+
+// finishPack completes a pack, stores it, reads it back, and adds it to the index.
+func (s *Session) finishPack(p *openPack) error {
+	if err := context.Cause(s.ctx); err != nil {
+		return err
+	}
+	r := s.r
+	id := r.keys.Identity
+	f, err := p.Finish(r.coder, pack.TableSealer{
+		Sign: func(digest [32]byte) ([64]byte, error) {
+			return [64]byte(crypt.Sign(id.Sign, crypt.TypePackTable, r.config.ID, s.ID.String(), digest[:])), nil
+		},
+		Seal: func(plain []byte) ([32]byte, []byte, error) {
+			return r.keys.Writes[p.header.Epoch].SealTable(r.config.ID, p.header, plain)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	tree := f.Trailer.Header.Type == crypt.TypeTreePack
+	name := PackName(f.Name, tree, 0)
+	if err := r.put(s.ctx, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+		return err
+	}
+	if !s.o.NoValidate {
+		if err := r.compare(s.ctx, name, f.Data); err != nil {
+			return err
+		}
+	}
+	s.packs.Add(1)
+	s.packBytes.Add(uint64(len(f.Data)))
+	if err := s.addPack(f.Trailer, f.Name, f.Entries, s.record); err != nil {
+		return err
+	}
+	if r.now().Sub(s.segmentTime()) >= segmentEvery {
+		return s.putSegments(s.ctx)
+	}
+	return nil
+}
+
+// retain is until when what the session stores stays write-once; zero for not at all.
+func (s *Session) retain() time.Time {
+	if s.r.settings.Lock == 0 {
+		return time.Time{}
+	}
+	return s.r.now().Add(time.Duration(s.r.settings.Lock) * time.Second)
+}
+
+// compareWindow is how much is read back at once: it stays in a core's cache.
+const compareWindow = 1 << 20
+
+// compare is the post-backup validation: what was stored is read back and must equal what was meant, byte by byte. The digests of data were
+// computed from these very bytes, so equal bytes have equal digests, and comparing costs a quarter of hashing.
+func (r *Repo) compare(ctx context.Context, name string, data []byte) error {
+	for off := 0; off < len(data); off += compareWindow {
+		n := min(compareWindow, len(data)-off)
+		b, err := r.storage.Get(ctx, name, int64(off), int64(n))
+		if err != nil {
+			return storageErr("reading back", name, err)
+		}
+		if !bytes.Equal(b, data[off:off+n]) {
+			return &Error{Op: "reading back", Object: name, Off: int64(off), N: int64(n),
+				Err: fmt.Errorf("%w: the storage returns other bytes than were stored", ErrDamaged)}
+		}
+	}
+	info, err := r.storage.Stat(ctx, name)
+	if err != nil {
+		return storageErr("reading back", name, err)
+	}
+	if info.Size != int64(len(data)) {
+		return damaged("reading back", name, fmt.Errorf("%d bytes, %d were stored", info.Size, len(data)))
+	}
+	return nil
+}
+
+// addPack makes the blobs of a stored pack known.
+func (s *Session) addPack(t *pack.Trailer, name crypt.ID, entries []pack.Entry, record []byte) error {
+	p := index.Pack{PackID: index.PackID{Name: name}, Kind: t.Header.Type, Retention: s.o.Retention, Size: uint64(t.FileSize()),
+		Salt: t.Header.Salt, Epoch: t.Header.Epoch, Trailer: t.Compact(nil)}
+	list := make([]index.Entry, len(entries))
+	for i, e := range entries {
+		list[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
+	}
+	return s.r.index.Add(p, record, list)
+}
+
+func (s *Session) segmentTime() time.Time {
+	s.segmentMu.Lock()
+	defer s.segmentMu.Unlock()
+	return s.segmentAt
+}
+
+// segmentEntries is how many blobs a segment holds at most: 100,000 are 5 MB.
+const segmentEntries = 100_000
+
+// putSegments stores index segments for all packs that are stored and not yet named by one.
+func (s *Session) putSegments(ctx context.Context) error {
+	s.segmentMu.Lock()
+	defer s.segmentMu.Unlock()
+	s.segmentAt = s.r.now()
+	for {
+		seg := s.r.index.Unsaved(segmentEntries)
+		if seg == nil {
+			return nil
+		}
+		seg.Host, seg.Session, seg.Nonce = s.r.keys.Identity.Host, s.ID, s.nonce
+		body, err := seg.Marshal()
+		if err != nil {
+			return err
+		}
+		name, object, err := s.r.sealSigned(crypt.TypeIndex, "index/", body, false)
+		if err != nil {
+			return err
+		}
+		if err := s.r.put(ctx, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+			return err
+		}
+		if !s.o.NoValidate {
+			if err := s.r.compare(ctx, name, object); err != nil {
+				return err
+			}
+		}
+		id, err := crypt.ParseID(strings.TrimPrefix(name, "index/"))
+		if err != nil {
+			return err
+		}
+		if err := s.r.index.Saved(id, seg); err != nil {
+			return err
+		}
+	}
+}
+
+// Journal is the audit log, as a commit needs it: the entry is durable before the snapshot is, so the log may name a change
+// that did not happen, and never misses one that did.
+type Journal interface {
+	// Committing appends an entry about the session that is about to commit and returns the log's size and root with it.
+	Committing(ctx context.Context, rec *snapshot.Record) (size uint64, root [32]byte, err error)
+}
+
+// Commit makes a snapshot of what the session stored: open packs, index segments, audit entry, and then the record, by exclusive create.
+// rec.Start, Type, Root, Lineage, Parent, Retention and the file counts of Stats are the caller's, the rest is filled in.
+// ErrFenced says that the session was declared dead: the caller begins a new one and trusts nothing it remembers.
+func (s *Session) Commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
+	snap, err := s.commit(ctx, rec, body, j)
+	if err != nil {
+		return nil, fmt.Errorf("committing session %v: %w", s.ID, err)
+	}
+	return snap, nil
+}
+
+// Flush stores the open packs and waits until all are stored.
+func (s *Session) Flush() error {
+	s.data.finish()
+	s.tree.finish()
+	if err := s.flush.Wait(); err != nil {
+		if cause := context.Cause(s.ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return context.Cause(s.ctx)
+}
+
+func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
+	r := s.r
+	if err := s.Flush(); err != nil {
+		return nil, err
+	}
+	if err := s.putSegments(ctx); err != nil {
+		return nil, err
+	}
+	plain, err := body.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := s.key.SealBody(r.config.ID, s.ID, plain)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rec.Session, rec.Host, rec.Nonce, rec.Kind = s.ID, r.keys.Identity.Host, s.nonce, snapshot.Snapshot
+	rec.Body = canon.Marshal(sealedBody{Session: s.record, Sealed: sealed})
+	rec.Number, rec.Prev, rec.Seen = nextLinks(all, rec.Host)
+	rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
+	if !s.o.NoValidate {
+		rec.Validation = snapshot.ReadBack
+	}
+	if j != nil {
+		if rec.AuditSize, rec.AuditRoot, err = j.Committing(ctx, rec); err != nil {
+			return nil, err
+		}
+	}
+	end := r.now()
+	rec.End = snapshot.Time{Sec: end.Unix(), Nsec: uint32(end.Nanosecond())}
+	b, err := rec.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	name := "snapshots/" + s.ID.String()
+	_, object, err := r.sealSigned(crypt.TypeSnapshot, name, b, false)
+	if err != nil {
+		return nil, err
+	}
+	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
+	if err := r.putExclusive(ctx, name, object); err != nil {
+		if !exists(err) {
+			return nil, err
+		}
+		there, gerr := get(ctx, r.storage, name)
+		if gerr != nil {
+			return nil, gerr
+		}
+		if !bytes.Equal(there, object) {
+			return nil, ErrFenced
+		}
+	}
+	s.ended = true
+	s.cancel(nil)
+	r.dropLeases(ctx, s.ID)
+	return &Snapshot{Record: *rec, Name: name, Object: crypt.Sum(object)}, nil
+}
+
+// Close ends a session that has not committed: it waits for what is under way, and creates the session's void, so that no prune need wait for
+// it. The lease stays as a sign that there may be packs to adopt. After Commit it does nothing.
+func (s *Session) Close(ctx context.Context) {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	s.cancel(context.Canceled)
+	s.flush.Wait()
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer stop()
+	// Best effort: without the void a prune judges the session dead in an hour.
+	_ = s.r.putVoid(ctx, s.ID, s.nonce)
+}
+
+// putVoid ends a session of this host without a snapshot.
+func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) error {
+	rec := snapshot.Record{Session: id, Host: r.keys.Identity.Host, Nonce: nonce, Kind: snapshot.Void}
+	b, err := rec.Marshal()
+	if err != nil {
+		return err
+	}
+	name := "snapshots/" + id.String()
+	_, object, err := r.sealSigned(crypt.TypeSnapshot, name, b, false)
+	if err != nil {
+		return err
+	}
+	if err := r.putExclusive(ctx, name, object); err != nil && !exists(err) {
+		return err
+	}
+	return nil
+}
+
+// dropLeases removes the leases of ended sessions of this host. Nothing depends on it.
+func (r *Repo) dropLeases(ctx context.Context, ended ...crypt.SessionID) {
+	infos, _, err := list(ctx, r.storage, "leases/")
+	if err != nil {
+		return
+	}
+	for _, i := range infos {
+		for _, id := range ended {
+			if strings.HasPrefix(i.Name, "leases/"+id.String()) {
+				_ = r.storage.Delete(ctx, i.Name)
+			}
+		}
+	}
+}
+
+// StoredStats returns what the session stored so far: new blobs, their bytes before and after compression, packs and their bytes, and packs adopted.
+func (s *Session) StoredStats() Stored {
+	return Stored{Blobs: s.blobs.Load(), BytesNew: s.bytesNew.Load(), BytesStored: s.bytesStored.Load(),
+		Packs: s.packs.Load(), PackBytes: s.packBytes.Load(), Adopted: s.adopted.Load()}
+}
+
+// Stored counts what a session stored.
+type Stored struct {
+	Blobs, BytesNew, BytesStored uint64
+	Packs, PackBytes             uint64
+	Adopted                      uint64 // packs of a crashed session, found again
+}
