@@ -385,6 +385,40 @@ func TestFirstPlace(t *testing.T) {
 	}
 }
 
+// TestRabinFingerprint: a Rabin cut is where the 64 bytes before it, as a polynomial modulo the key's, end in zero bits.
+func TestRabinFingerprint(t *testing.T) {
+	p := smallParams(Rabin)
+	pol := uint64(referencePolynomial(t, testSecret))
+	ends := func(b []byte) bool {
+		r := uint64(0)
+		for _, x := range b {
+			for i := 7; i >= 0; i-- {
+				if r = r<<1 | uint64(x>>i&1); r>>53 != 0 {
+					r ^= pol
+				}
+			}
+		}
+		return r&uint64(p.Avg-p.Min-1) == 0
+	}
+	data := counterBytes("fingerprint", 200_000)
+	c := mustRule(t, p).Cutter()
+	for cuts := 0; ; cuts++ {
+		n := c.Next(data, false)
+		if n == 0 {
+			if cuts < 15 {
+				t.Errorf("%d cuts only", cuts)
+			}
+			return
+		}
+		for i := p.Min; i <= n; i++ {
+			if ends(data[i-window:i]) != (i == n) && n < p.Max {
+				t.Fatalf("chunk of %d: place %d", n, i)
+			}
+		}
+		data = data[n:]
+	}
+}
+
 func TestGearLimit(t *testing.T) {
 	for _, span := range []int{1 << 10, 1025, 100_000, 114_688, 1 << 17, 1<<20 - 1} {
 		g, err := newGear(Params{Gear, LowestMin, LowestMin + span, HighestMax}, testSecret)
@@ -568,13 +602,17 @@ func TestReaderErrors(t *testing.T) {
 	data := counterBytes("fine", 100_000)
 	want := newReference(t, p, testSecret)(data, 0)
 	broken := errors.New("broken")
+	long := bytes.Repeat([]byte("a"), 5*ZeroAlign) // holds no cut, as TestFirstPlace checks
+	if want[0] >= len(long) {
+		t.Fatal("the first cut is too late to be missed by a cutter that goes on behind it")
+	}
 	for _, c := range []struct {
 		name string
 		r    io.Reader
 		want error // nil: any but io.EOF
 	}{
 		{"error", iotest.ErrReader(broken), broken},
-		{"error after data", io.MultiReader(bytes.NewReader(data[:50_000]), iotest.ErrReader(broken)), broken},
+		{"error after data", io.MultiReader(bytes.NewReader(long), iotest.ErrReader(broken)), broken},
 		{"early end", iotest.ErrReader(io.ErrUnexpectedEOF), io.ErrUnexpectedEOF},
 		{"too much", badReader(1), nil},
 		{"negative", badReader(-1), nil},
@@ -619,7 +657,7 @@ func FuzzSplit(f *testing.F) {
 		off %= 1 << 60
 		// A mutated input is short: spread it over pages, half of them zero.
 		var spread []byte
-		for i, b := range data[:min(len(data), 100)] {
+		for i, b := range data[:min(len(data), 20)] {
 			spread = append(spread, bytes.Repeat([]byte{b & byte(i)}, int(b)*64)...)
 		}
 		data = append(spread, data...)

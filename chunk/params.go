@@ -49,7 +49,7 @@ type Params struct {
 // inserts of 12,345 bytes), zero extents taken out, every chunk compressed by zstd fastest; stored for the first image
 // plus for the second, MiB, with mean length of chunks, KiB; for keyed rules the mean of one to three keys:
 //
-//	gear  min 256 + 128   1016 +  92 = 1109   409
+//	gear  min 256 + 128   1017 +  92 = 1109   409
 //	gear  min 320 + 128   1019 + 104 = 1123   471
 //	gear  min 336 + 112   1022 + 101 = 1122   467   the default
 //	gear  min 384 +  96   1020 + 104 = 1125   493

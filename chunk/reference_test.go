@@ -53,26 +53,34 @@ func referencePieces(cut func([]byte) []int, data []byte, off int64) []int {
 	return append(out, cut(data[start:])...)
 }
 
+// referenceKeys returns block i of the key stream.
+func referenceKeys(t tb, secret [32]byte, label string, i uint64) []byte {
+	t.Helper()
+	key, err := hkdf.Key(sha256.New, secret[:], make([]byte, sha256.Size), label, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write(binary.LittleEndian.AppendUint64(nil, i))
+	return mac.Sum(nil)
+}
+
+func referencePolynomial(t tb, secret [32]byte) chunker.Pol {
+	t.Helper()
+	for i := uint64(0); ; i++ {
+		for b := referenceKeys(t, secret, "packhold/1/rabin", i); len(b) > 0; b = b[8:] {
+			f := binary.LittleEndian.Uint64(b)&(1<<54-1) | 1<<53 | 1
+			if pol := chunker.Pol(f); pol.Irreducible() {
+				return pol
+			}
+		}
+	}
+}
+
 func referenceCutter(t tb, p Params, secret [32]byte) func([]byte) []int {
 	t.Helper()
-	block := func(label string, i uint64) []byte {
-		key, err := hkdf.Key(sha256.New, secret[:], nil, label, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		mac := hmac.New(sha256.New, key)
-		mac.Write(binary.LittleEndian.AppendUint64(nil, i))
-		return mac.Sum(nil)
-	}
 	if p.Rule == Rabin {
-		var stream []byte
-		for i := range uint64(200) {
-			stream = append(stream, block("packhold/1/rabin", i)...)
-		}
-		pol, err := chunker.DerivePolynomial(bytes.NewReader(stream))
-		if err != nil {
-			t.Fatal(err)
-		}
+		pol := referencePolynomial(t, secret)
 		bits := 0
 		for 1<<bits < p.Avg-p.Min {
 			bits++
@@ -94,7 +102,7 @@ func referenceCutter(t tb, p Params, secret [32]byte) func([]byte) []int {
 	}
 	var table [256]uint64
 	for i := range table {
-		table[i] = binary.LittleEndian.Uint64(block("packhold/1/gear", uint64(i/4))[i%4*8:])
+		table[i] = binary.LittleEndian.Uint64(referenceKeys(t, secret, "packhold/1/gear", uint64(i/4))[i%4*8:])
 	}
 	limit := ^uint64(0) / uint64(p.Avg-p.Min)
 	if uint64(p.Avg-p.Min)&uint64(p.Avg-p.Min-1) == 0 {

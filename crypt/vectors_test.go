@@ -96,6 +96,7 @@ type vectors struct {
 		Chunker    hexBytes `json:"chunker"`
 		Object     hexBytes `json:"object"`
 	} `json:"bundle"`
+	Paper hexBytes `json:"paper"`
 	Grant struct {
 		Epoch   uint32   `json:"epoch"`
 		Chunker hexBytes `json:"chunker"`
@@ -205,6 +206,8 @@ func makeVectors(t *testing.T) *vectors {
 	v.Slot.ID, v.Slot.Label, v.Slot.Epoch, v.Slot.Private = slot.ID[:], "escrow of the second floor", 3, must(o.Private.Bytes())
 	v.Bundle.Generation, v.Bundle.Epoch, v.Bundle.Chunker = 4, 3, bytes.Repeat([]byte{0x63}, 32)
 	v.Bundle.Object = must(root.SealBundle(slot.Public, &Bundle{Generation: 4, Slot: slot.ID, Writes: map[uint32]WriteSecret{3: testW}, Chunker: fixed(0x63),
+		Read: map[uint32]*ReadPrivate{7: testReadKey(t, 7)}, Root: root, Identity: host}))
+	v.Paper = must(sealPaper([]byte(testPassphrase), paperParameters(), root.Public(), &Bundle{Writes: map[uint32]WriteSecret{3: testW}, Chunker: fixed(0x63),
 		Read: map[uint32]*ReadPrivate{7: testReadKey(t, 7)}, Root: root, Identity: host}))
 	v.Grant.Epoch, v.Grant.Chunker = 3, bytes.Repeat([]byte{0x63}, 32)
 	v.Grant.Object = must(root.SealGrant(vectorCertificate(t), &Grant{Epoch: 3, Writes: map[uint32]WriteSecret{3: testW}, Chunker: fixed(0x63)}))
@@ -347,6 +350,19 @@ func TestVectors(t *testing.T) {
 	equal("bundle's identity", b.Identity.Sign.Seed(), nil, v.HostSeed)
 	unwrapped, err = b.Read[v.Record.Epoch].Unwrap(repo, r)
 	equal("session key by the bundle", unwrapped[:], err, v.Record.Key)
+
+	b, pub, err := OpenPaper([]byte(v.Passphrase), repo, v.Paper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret = b.Writes[v.Bundle.Epoch]
+	equal("paper's root", pub, nil, hexBytes(root.Public()))
+	equal("paper's write secret", secret[:], nil, v.W)
+	equal("paper's chunker", b.Chunker[:], nil, v.Bundle.Chunker)
+	equal("paper's root seed", b.Root.key.Seed(), nil, v.RootSeed)
+	equal("paper's identity", b.Identity.Sign.Seed(), nil, v.HostSeed)
+	unwrapped, err = b.Read[v.Record.Epoch].Unwrap(repo, r)
+	equal("session key by the paper", unwrapped[:], err, v.Record.Key)
 
 	g, err := host.OpenGrant(repo, root.Public(), v.Grant.Epoch, v.Grant.Object)
 	if err != nil {

@@ -41,9 +41,10 @@ const (
 	rowSize      = 49 + 4
 	packRowSize  = 32 + 32 + 8 + 5*4 + 4 + 4
 	sessionSize  = 32 + 8 + 4 + 4
-	maxFanBits   = 22
+	maxFanBits   = 16
+	guesses      = 4
 	maxMeta      = 256 << 20  // bytes: names of 7,000,000 segments
-	entriesPer   = 4          // a bucket of the fan-out, on average
+	entriesPer   = 16         // a bucket of the fan-out, on average
 	checkStride  = 0x9E3779B1 // odd, so that no two places have the same mask
 )
 
@@ -284,16 +285,31 @@ func (b *base) first(id *crypt.ID) (e baseEntry, found bool, err error) {
 	if lo > hi || hi > int64(b.entries) {
 		return baseEntry{}, false, errDamaged
 	}
-	for lo < hi {
-		mid := int64(uint64(lo+hi) / 2)
-		raw, err := b.src.view(headSize+mid*rowSize, 32, buf[:])
+	// IDs are hashes, so the place can be guessed from the value and is met in a few steps, mostly within one page of
+	// memory. After those halving bounds the cost for IDs that somebody chose.
+	key := binary.BigEndian.Uint64(id[:])
+	guess := lo
+	if lo < hi {
+		frac, _ := bits.Mul64(key<<b.fanBits, uint64(hi-lo))
+		guess = lo + int64(frac)
+	}
+	for step := 0; lo < hi; step++ {
+		if step >= guesses || guess < lo || guess >= hi {
+			guess = lo + (hi-lo)/2
+		}
+		raw, err := b.src.view(headSize+guess*rowSize, 32, buf[:])
 		if err != nil {
 			return baseEntry{}, false, err
 		}
-		if bytes.Compare(raw, id[:]) < 0 {
-			lo = mid + 1
+		v := binary.BigEndian.Uint64(raw)
+		if v < key || v == key && bytes.Compare(raw, id[:]) < 0 {
+			lo = guess + 1
+			between, _ := bits.Mul64(key-v, b.entries)
+			guess = min(lo+int64(between), hi-1)
 		} else {
-			hi = mid
+			hi = guess
+			between, _ := bits.Mul64(v-key, b.entries)
+			guess = max(hi-1-int64(between), lo)
 		}
 	}
 	if lo > 0 {

@@ -132,7 +132,7 @@ func (m *model) places(id crypt.ID) (list []seen, usable bool) {
 	return list, usable
 }
 
-const poolIDs, poolPacks = 24, 16
+const poolIDs, poolPacks = 16, 12
 
 func drawBlobs(t *rapid.T) func(int) []crypt.ID {
 	return func(int) []crypt.ID {

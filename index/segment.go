@@ -69,8 +69,8 @@ type Entry struct {
 // Segment is the body of an index segment: what one writer, or prune, says of some packs.
 // That Session comes from Host and Nonce, and that Host may speak for these packs, is the caller's to check.
 type Segment struct {
-	Host       [16]byte
-	Session    [16]byte
+	Host       crypt.HostID
+	Session    crypt.SessionID
 	Nonce      [32]byte
 	Sessions   [][]byte   // session records, opaque here, no two equal, 1 to MaxRecord bytes each
 	Packs      []Pack     // ascending by PackID, no two equal

@@ -28,6 +28,9 @@ func TestTrailerHasOneForm(t *testing.T) {
 	}
 	for i := range raw {
 		for bit := range 8 {
+			if raceEnabled && bit != i%8 {
+				continue // one bit of each byte is enough to look for races
+			}
 			raw[i] ^= 1 << bit
 			// What still parses is another pack's trailer: it must be found by its name, and say just these bytes.
 			if tr, err := ParseTrailer(raw); err == nil && (tr.Name() == f.Name || !bytes.Equal(tr.Append(nil), raw)) {
@@ -135,17 +138,13 @@ func TestTableIsStrict(t *testing.T) {
 	digest := SignedDigest(tr.Header, good.Session, good.Entries)
 	for i := range plain {
 		for bit := range 8 {
+			if raceEnabled && bit != i%8 {
+				continue
+			}
 			plain[i] ^= 1 << bit
 			tab, err := ParseTable(plain, tr)
 			if err == nil && tab.Signature == good.Signature && SignedDigest(tr.Header, tab.Session, tab.Entries) == digest {
 				t.Fatalf("byte %d bit %d is not seen", i, bit)
-			}
-			if err == nil {
-				for j, e := range tab.Entries {
-					if e.Offset != good.Entries[j].Offset && e.Length == good.Entries[j].Length && j == 0 {
-						t.Fatalf("offset %d", e.Offset)
-					}
-				}
 			}
 			plain[i] ^= 1 << bit
 		}

@@ -75,7 +75,7 @@ type lease struct {
 
 // openSessions reads the leases. A damaged lease counts as one of an unknown host.
 func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, error) {
-	infos, _, err := list(ctx, r.storage, "leases/")
+	infos, _, err := List(ctx, r.storage, "leases/")
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 	}
 	n := 0
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, _, err := list(ctx, r.storage, prefix)
+		infos, _, err := List(ctx, r.storage, prefix)
 		if err != nil {
 			return n, err
 		}

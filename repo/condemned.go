@@ -15,7 +15,7 @@ import (
 // A final binds whatever else is true. A set whose final is there condemns only what the final names. An invalid .leases or
 // .final abandons its set; an invalid set condemns nothing. All three are reported.
 func (r *Repo) readCondemned(ctx context.Context) (map[index.PackID]index.Exclusion, error) {
-	infos, _, err := list(ctx, r.storage, "condemned/")
+	infos, _, err := List(ctx, r.storage, "condemned/")
 	if err != nil {
 		return nil, err
 	}
@@ -24,14 +24,16 @@ func (r *Repo) readCondemned(ctx context.Context) (map[index.PackID]index.Exclus
 	abandoned := make(map[string]bool)
 	for _, i := range infos {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
-		err := r.readSet(ctx, i.Name, suffix, func(packs []PackRef) {
-			if suffix == "" {
-				sets[id] = packs
-			} else if suffix == "final" {
-				finals[id] = packs
-			}
-		})
+		b, err := Fetch(ctx, r.storage, i.Name)
+		var packs []PackRef
+		if err == nil {
+			packs, err = r.parseSet(i.Name, suffix, b)
+		}
 		switch {
+		case err == nil && suffix == "":
+			sets[id] = packs
+		case err == nil && suffix == "final":
+			finals[id] = packs
 		case isMissing(err): // swept between the listing and now
 		case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
 			r.problem(i.Name, err)
@@ -61,8 +63,8 @@ func (r *Repo) readCondemned(ctx context.Context) (map[index.PackID]index.Exclus
 	return out, nil
 }
 
-// readSet reads one object of a condemned set and checks that it speaks of the set it is named for.
-func (r *Repo) readSet(ctx context.Context, name, suffix string, take func([]PackRef)) error {
+// parseSet opens one object of a condemned set and checks that it speaks of the set it is named for.
+func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, err error) {
 	t := crypt.TypeCondemned
 	switch suffix {
 	case "leases":
@@ -70,26 +72,25 @@ func (r *Repo) readSet(ctx context.Context, name, suffix string, take func([]Pac
 	case "final":
 		t = crypt.TypeCondemnedFinal
 	}
-	s, err := r.getSigned(ctx, t, name)
+	s, err := r.openSigned(t, name, object)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var id [16]byte
-	var packs []PackRef
 	switch suffix {
 	case "leases":
-		v, perr := parseBody[CondemnedLeases](s.Body)
-		if err = perr; err == nil {
+		var v *CondemnedLeases
+		if v, err = parseBody[CondemnedLeases](s.Body); err == nil {
 			id = v.ID
 		}
 	case "final":
-		v, perr := parseBody[CondemnedFinal](s.Body)
-		if err = perr; err == nil {
+		var v *CondemnedFinal
+		if v, err = parseBody[CondemnedFinal](s.Body); err == nil {
 			id, packs = v.ID, v.Packs
 		}
 	default:
-		v, perr := parseBody[Condemned](s.Body)
-		if err = perr; err == nil {
+		var v *Condemned
+		if v, err = parseBody[Condemned](s.Body); err == nil {
 			id, packs = v.ID, v.Packs
 		}
 	}
@@ -97,8 +98,7 @@ func (r *Repo) readSet(ctx context.Context, name, suffix string, take func([]Pac
 		err = errors.New("it speaks of another set")
 	}
 	if err != nil {
-		return damaged("reading", name, err)
+		return nil, damaged("reading", name, err)
 	}
-	take(packs)
-	return nil
+	return packs, nil
 }

@@ -50,6 +50,9 @@ type chunkerForm struct {
 	Max  int    `json:"max"`
 }
 
+// strictBase64 has one form for every value: the unused bits of the last digit are zero.
+var strictBase64 = base64.StdEncoding.Strict()
+
 // maxConfig caps the size of a config in bytes: a real one is under 700.
 const maxConfig = 16 << 10
 
@@ -70,7 +73,7 @@ func (c *Config) marshal(root *crypt.Root) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.Signature = base64.StdEncoding.EncodeToString(signed.Sig)
+	f.Signature = strictBase64.EncodeToString(signed.Sig)
 	return f.bytes(), nil
 }
 
@@ -106,7 +109,7 @@ func parseConfig(b []byte) (*Config, error) {
 	if err != nil || len(root) != ed25519.PublicKeySize {
 		return nil, errors.New("bad root key")
 	}
-	sig, err := base64.StdEncoding.DecodeString(f.Signature)
+	sig, err := strictBase64.DecodeString(f.Signature)
 	if err != nil {
 		return nil, errors.New("bad signature")
 	}

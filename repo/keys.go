@@ -148,7 +148,7 @@ func (r *Repo) removeKey(ctx context.Context, prefix string) (crypt.SlotID, erro
 			return id, storageErr("removing", name, err)
 		}
 	}
-	infos, _, err := list(ctx, r.storage, "bundles/")
+	infos, _, err := List(ctx, r.storage, "bundles/")
 	if err != nil {
 		return id, err
 	}

@@ -16,8 +16,8 @@ import (
 // maxList caps how many names a listing may have: a hostile storage must not cost unbounded memory.
 const maxList = 16 << 20
 
-// list returns the known names under prefix, sorted, and how many foreign ones were left out.
-func list(ctx context.Context, s backends.Storage, prefix string) (infos []backends.Info, foreign int, err error) {
+// List returns the known names under prefix, sorted, and how many foreign ones were left out.
+func List(ctx context.Context, s backends.Storage, prefix string) (infos []backends.Info, foreign int, err error) {
 	for info, err := range s.List(ctx, prefix) {
 		if err != nil {
 			return nil, 0, storageErr("listing", prefix, err)
@@ -42,8 +42,8 @@ func list(ctx context.Context, s backends.Storage, prefix string) (infos []backe
 	return out, foreign, nil
 }
 
-// get reads a whole object that is not a pack.
-func get(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
+// Fetch reads a whole object that is not a pack.
+func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
 	info, err := s.Stat(ctx, name)
 	if err != nil {
 		return nil, storageErr("reading", name, err)
@@ -142,7 +142,7 @@ func (r *Repo) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, 
 
 // getSigned reads and opens one object.
 func (r *Repo) getSigned(ctx context.Context, t crypt.Type, name string) (*crypt.Signed, error) {
-	b, err := get(ctx, r.storage, name)
+	b, err := Fetch(ctx, r.storage, name)
 	if err != nil {
 		return nil, err
 	}

@@ -157,7 +157,7 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	var first error
 	missing := 0
 	for _, name := range configNames {
-		b, err := get(ctx, r.storage, name)
+		b, err := Fetch(ctx, r.storage, name)
 		if isMissing(err) {
 			missing++
 			continue
@@ -197,7 +197,7 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 		return fmt.Errorf("opening repository: %w", first)
 	}
 	for _, prefix := range []string{"keys/", "snapshots/", "packs/"} {
-		infos, _, err := list(ctx, r.storage, prefix)
+		infos, _, err := List(ctx, r.storage, prefix)
 		if err != nil {
 			return fmt.Errorf("opening repository: %w", err)
 		}
@@ -231,7 +231,7 @@ func (k *Keys) addBundle(b *crypt.Bundle) {
 func (r *Repo) slots(ctx context.Context) ([]*crypt.Slot, error) {
 	byName := make(map[string][]string) // id -> names
 	for _, prefix := range []string{"keys/", "replica/1/keys/", "replica/2/keys/"} {
-		infos, _, err := list(ctx, r.storage, prefix)
+		infos, _, err := List(ctx, r.storage, prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -248,7 +248,7 @@ func (r *Repo) slots(ctx context.Context) ([]*crypt.Slot, error) {
 	var slots []*crypt.Slot
 	for _, id := range ids {
 		for _, name := range byName[id] {
-			b, err := get(ctx, r.storage, name)
+			b, err := Fetch(ctx, r.storage, name)
 			if err == nil {
 				var s *crypt.Slot
 				if s, err = crypt.ParseSlot(b); err == nil && s.ID.String() != id {
@@ -338,7 +338,7 @@ func (r *Repo) takeBundle(root ed25519.PublicKey, slot crypt.SlotID, b *crypt.Bu
 
 // newestBundle opens the bundle of the highest generation that opens.
 func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bundle, error) {
-	infos, _, err := list(ctx, r.storage, "bundles/")
+	infos, _, err := List(ctx, r.storage, "bundles/")
 	if err != nil {
 		return nil, err
 	}
@@ -363,7 +363,7 @@ func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bu
 	}
 	var last error
 	for _, c := range all {
-		b, err := get(ctx, r.storage, c.name)
+		b, err := Fetch(ctx, r.storage, c.name)
 		if err == nil {
 			if !strings.HasSuffix(c.name, crypt.Sum(b).String()) {
 				err = damaged("reading", c.name, errors.New("the bytes do not match the name"))
@@ -383,7 +383,7 @@ func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bu
 
 // readSettings finds the newest generation that the root signed. An invalid object under a generation's name is skipped and reported.
 func (r *Repo) readSettings(ctx context.Context) error {
-	infos, _, err := list(ctx, r.storage, "settings/")
+	infos, _, err := List(ctx, r.storage, "settings/")
 	if err != nil {
 		return err
 	}
@@ -432,7 +432,7 @@ func (s *Settings) validate() error {
 
 // readHosts reads the host certificates that the root signed.
 func (r *Repo) readHosts(ctx context.Context) error {
-	infos, _, err := list(ctx, r.storage, "hosts/")
+	infos, _, err := List(ctx, r.storage, "hosts/")
 	if err != nil {
 		return err
 	}
@@ -571,7 +571,7 @@ func clearUnfinished(ctx context.Context, s backends.Storage) error {
 		return storageErr("reading", configNames[0], err)
 	}
 	for _, prefix := range []string{"snapshots/", "packs/", "meta/", "index/"} {
-		infos, _, err := list(ctx, s, prefix)
+		infos, _, err := List(ctx, s, prefix)
 		if err != nil {
 			return err
 		}
@@ -580,7 +580,7 @@ func clearUnfinished(ctx context.Context, s backends.Storage) error {
 		}
 	}
 	for _, prefix := range []string{"replica/", "settings/", "hosts/", "keys/", "bundles/", "grants/"} {
-		infos, _, err := list(ctx, s, prefix)
+		infos, _, err := List(ctx, s, prefix)
 		if err != nil {
 			return err
 		}

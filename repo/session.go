@@ -402,11 +402,11 @@ func (r *Repo) compare(ctx context.Context, name string, data []byte) error {
 func (s *Session) addPack(t *pack.Trailer, name crypt.ID, entries []pack.Entry, record []byte) error {
 	p := index.Pack{PackID: index.PackID{Name: name}, Kind: t.Header.Type, Retention: s.o.Retention, Size: uint64(t.FileSize()),
 		Salt: t.Header.Salt, Epoch: t.Header.Epoch, Trailer: t.Compact(nil)}
-	list := make([]index.Entry, len(entries))
+	entryList := make([]index.Entry, len(entries))
 	for i, e := range entries {
-		list[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
+		entryList[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
 	}
-	return s.r.index.Add(p, record, list)
+	return s.r.index.Add(p, record, entryList)
 }
 
 func (s *Session) segmentTime() time.Time {
@@ -534,7 +534,7 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		if !exists(err) {
 			return nil, err
 		}
-		there, gerr := get(ctx, r.storage, name)
+		there, gerr := Fetch(ctx, r.storage, name)
 		if gerr != nil {
 			return nil, gerr
 		}
@@ -583,7 +583,7 @@ func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) 
 
 // dropLeases removes the leases of ended sessions of this host. Nothing depends on it.
 func (r *Repo) dropLeases(ctx context.Context, ended ...crypt.SessionID) {
-	infos, _, err := list(ctx, r.storage, "leases/")
+	infos, _, err := List(ctx, r.storage, "leases/")
 	if err != nil {
 		return
 	}

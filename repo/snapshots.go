@@ -81,7 +81,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 }
 
 func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
-	infos, _, err := list(ctx, r.storage, "snapshots/")
+	infos, _, err := List(ctx, r.storage, "snapshots/")
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 	g.SetLimit(4)
 	for i, info := range infos {
 		g.Go(func() error {
-			b, err := get(gctx, r.storage, info.Name)
+			b, err := Fetch(gctx, r.storage, info.Name)
 			if err != nil {
 				return err
 			}
@@ -127,7 +127,7 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 
 // forgotten reads which snapshots were taken out of the list. An invalid entry forgets nothing.
 func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) {
-	infos, _, err := list(ctx, r.storage, "forgotten/")
+	infos, _, err := List(ctx, r.storage, "forgotten/")
 	if err != nil {
 		return nil, err
 	}

@@ -237,6 +237,15 @@ func TestExtentsRefuse(t *testing.T) {
 	good := written(t, s, manyExtents(5000))
 	text, _ := s.put([]byte("text"))
 	leaf := s.page(&Page{})
+	hole := func(n uint64) crypt.ID {
+		plain, err := EncodeExtents([]Extent{{Hole, n, crypt.ID{}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := s.put(plain)
+		return id
+	}
+	wraps := []crypt.ID{hole(MaxFileSize), hole(MaxFileSize), hole(6)} // 2^64 + 4
 	for _, c := range []struct {
 		what   string
 		change func(n *Node)
@@ -247,6 +256,7 @@ func TestExtentsRefuse(t *testing.T) {
 		{"blob twice", func(n *Node) { n.ExtentBlobs = slices.Repeat(n.ExtentBlobs, 2) }, ErrMalformed},
 		{"lost", func(n *Node) { n.ExtentBlobs = []crypt.ID{testID("lost")} }, errLost},
 		{"text", func(n *Node) { n.ExtentBlobs = []crypt.ID{text} }, ErrMalformed},
+		{"sum wraps", func(n *Node) { n.Size, n.ExtentBlobs = 4, wraps }, ErrMalformed},
 		{"page", func(n *Node) { n.ExtentBlobs = []crypt.ID{leaf} }, ErrMalformed},
 	} {
 		n := good.Clone()

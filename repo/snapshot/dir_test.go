@@ -227,6 +227,22 @@ func TestPageRule(t *testing.T) {
 	}
 }
 
+// The cuts of format 1 for one directory, computed apart from this code: sizes of leaves.
+func TestGoldenCuts(t *testing.T) {
+	s := newStore()
+	p, err := DecodePage(s.blobs[s.dir(t, pipes(numbered(5000)...))])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	for _, c := range p.Children {
+		got = append(got, c.Count)
+	}
+	if want := []uint64{692, 620, 616, 170, 1160, 1492, 88, 162}; !slices.Equal(got, want) {
+		t.Errorf("leaves of %d nodes, want %d", got, want)
+	}
+}
+
 // One name more rewrites one leaf, two where it makes or moves an end, and the branches above.
 func TestOneNameRewritesFewPages(t *testing.T) {
 	names := numbered(100000)

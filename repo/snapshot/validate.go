@@ -91,7 +91,7 @@ func (n *Node) validate() error {
 		return malformed("group %s", quote(n.Group))
 	case !n.MTime.valid() || !n.CTime.valid() || !n.BTime.valid() || !n.ATime.valid():
 		return malformed("a time with a nanosecond over 999999999")
-	case n.Type != File && (n.Size != 0 || n.Inline != nil || n.Extents != nil || n.ExtentBlobs != nil):
+	case n.Type != File && (n.Size != 0 || len(n.Inline) > 0 || len(n.Extents) > 0 || len(n.ExtentBlobs) > 0):
 		return malformed("content, but type %d is not a file", n.Type)
 	case (n.Type == Dir) != !n.Subtree.IsZero():
 		return malformed("a directory has a subtree, others have none")
@@ -109,7 +109,7 @@ func (n *Node) validate() error {
 			return err
 		}
 	}
-	if n.XAttrs != nil {
+	if len(n.XAttrs) > 0 {
 		if !n.XAttrBlob.IsZero() {
 			return malformed("extended attributes both inline and in a blob")
 		}
@@ -121,7 +121,7 @@ func (n *Node) validate() error {
 			return malformed("%d bytes of inline extended attributes, the limit is %d", total, MaxXAttrInline)
 		}
 	}
-	if n.Streams != nil {
+	if len(n.Streams) > 0 {
 		return n.validateStreams()
 	}
 	return nil

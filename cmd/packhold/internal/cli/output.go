@@ -1,0 +1,166 @@
+package cli
+
+// The rules of output:
+//
+//   - Data that was asked for goes to standard output: tables, file contents, schemas, scripts. Everything else a person
+//     reads goes to standard error: progress, summaries, warnings, errors, prompts (prompts straight to the terminal).
+//   - With --json standard output is JSON lines and nothing else: objects with message_type first and "version":1 second.
+//     Readers ignore fields and types that they do not know; a change of meaning raises the version. Warnings are JSON
+//     then, what say prints is left out, and a failure is shown in both forms: exit_error on standard output, and the
+//     four lines on standard error for whoever reads the log.
+//   - --quiet leaves out progress and what say prints. Data, warnings and errors stay.
+//   - Names from outside are passed through term.Name for people. In JSON they are UTF-8 with U+FFFD for invalid bytes,
+//     and then a second field with the suffix _raw holds the bytes in base64 (term.RawName).
+//   - Sizes are in powers of two for people and in bytes in JSON; times are local for people and RFC 3339 in JSON.
+//   - There is no colour. Status lines are redrawn only on a terminal.
+//   - When standard output cannot be written the command stops: with 128+SIGPIPE if its reader has gone. A standard error
+//     that cannot be written changes nothing.
+//   - Nothing secret is printed, and no stack trace.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/term"
+)
+
+// jsonVersion is the version of all JSON lines.
+const jsonVersion = 1
+
+// output is where a command prints. Its methods may be called concurrently.
+type output struct {
+	screen               *term.Screen // standard error
+	json, quiet, verbose bool         // set before the command's body runs
+
+	mu     sync.Mutex // guards what follows and the order of writes to stdout
+	stdout io.Writer
+	lost   error // the first error of stdout
+	stop   context.CancelCauseFunc
+}
+
+// Write writes data to standard output. After the first error it drops everything, and the command's context is done.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost != nil {
+		return 0, o.lost
+	}
+	n, err := o.stdout.Write(p)
+	if err != nil {
+		if o.lost = fmt.Errorf("writing to standard output: %w", err); errors.Is(err, syscall.EPIPE) {
+			o.lost = Interrupted(sigPipe)
+		}
+		o.stop(o.lost)
+		return n, o.lost
+	}
+	return n, nil
+}
+
+func (o *output) stdoutError() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lost
+}
+
+// data writes a text that was asked for to standard output. Errors are kept for finish.
+func (o *output) data(text string) { io.WriteString(o, text) }
+
+// table writes a table to standard output. Errors are kept for finish.
+func (o *output) table(t *term.Table) error { return t.Write(o) }
+
+// object writes v, which marshals to a JSON object, as one line of the given type.
+func (o *output) object(messageType string, v any) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `{"message_type":%q,"version":%d`, messageType, jsonVersion)
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("writing %s as JSON: %w", messageType, err)
+	}
+	fields := bytes.TrimSpace(body.Bytes())
+	if len(fields) < 2 || fields[0] != '{' {
+		panic("cli: a JSON line is made from something that is no object")
+	}
+	if len(fields) > 2 {
+		b.WriteByte(',')
+	}
+	b.Write(fields[1:])
+	b.WriteByte('\n')
+	_, err := o.Write(b.Bytes())
+	return err
+}
+
+// say prints a line about what was done.
+func (o *output) say(format string, args ...any) {
+	if !o.quiet && !o.json {
+		o.screen.Print(fmt.Sprintf(format, args...))
+	}
+}
+
+// detail prints a line that only -v asks for.
+func (o *output) detail(format string, args ...any) {
+	if o.verbose {
+		o.say(format, args...)
+	}
+}
+
+// warn tells of an item that was skipped, or of something to look at.
+func (o *output) warn(item, reason string) {
+	if !o.json {
+		o.screen.Print("warning: " + term.Name(item) + ": " + term.Clean(reason))
+		return
+	}
+	line := struct {
+		Item   string `json:"item"`
+		Raw    string `json:"item_raw,omitempty"`
+		Reason string `json:"reason"`
+	}{Reason: reason}
+	line.Item, line.Raw = term.RawName(item)
+	o.object("warning", line) // an error is kept by Write
+}
+
+// maxErrorWidth is the column of the code word: wider lines are hard to read.
+const maxErrorWidth = 100
+
+func (o *output) failure(f *fail.Error) {
+	width := maxErrorWidth
+	if columns := o.screen.Columns(); columns > 0 {
+		width = min(width, columns)
+	}
+	o.screen.Print(f.Lines(width))
+	if o.json {
+		o.object("exit_error", struct {
+			Code   int    `json:"code"`
+			Word   string `json:"word"`
+			Error  string `json:"error"`
+			Where  string `json:"where"`
+			Effect string `json:"effect"`
+			Next   string `json:"next"`
+		}{int(f.Code), f.Word, f.Problem, f.Where, f.Effect, f.Next}) // an error is kept by Write, and nobody is left to tell
+	}
+}
+
+// watch runs work and shows its progress as the flags and the terminal have it. Warnings of c are printed.
+func (a *app) watch(action string, c *progress.Counter, work func() error) error {
+	o := progress.Options{Action: action, Screen: a.out.screen, Asked: a.env.Status, Now: a.env.Now}
+	switch {
+	case a.out.quiet:
+		o.Mode = progress.Quiet
+	case a.out.json:
+		o.Mode = progress.JSON
+		o.Emit = func(s progress.Status) { a.out.object("status", s) } // an error is kept by Write
+	case a.out.screen.Terminal:
+		o.Mode = progress.Bar
+	}
+	c.OnWarn = a.out.warn
+	return progress.Watch(c, o, work)
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"packhold/backends"
+	"packhold/cmd/packhold/internal/cli/config"
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/secret"
+	"packhold/crypt"
+)
+
+// rules say how errors of the rooms reach the user. Of several that match, the code with the highest priority counts, and
+// among equal codes the first: the specific stand before the general. An error that names its own code, a *fail.Error,
+// needs no rule.
+func rules() []fail.Rule {
+	const (
+		sources     = "set PACKHOLD_PASSPHRASE_FILE or PACKHOLD_PASSPHRASE_COMMAND, or run it on a terminal"
+		nothing     = "Nothing was changed."
+		tryLater    = "look at the storage, then run the command again: it goes on from what is stored"
+		notUsed     = "The object is not used."
+		unknownForm = "install the newest version of packhold"
+	)
+	return []fail.Rule{
+		{Is: crypt.ErrSignature, Code: fail.Tampered, Word: "trust.signature", Effect: notUsed,
+			Next: "find out who could write to the storage, then: packhold verify"},
+		{Is: crypt.ErrOpen, Code: fail.Lost, Word: "damage.sealed", Effect: notUsed, Next: "packhold verify"},
+
+		{Is: crypt.ErrPassphrase, Code: fail.Passphrase, Word: "key.passphrase", Effect: nothing,
+			Next: "try again with the right passphrase; without it the data cannot be read"},
+		{Is: secret.ErrNone, Code: fail.Passphrase, Word: "key.none", Effect: nothing, Next: sources},
+		{Is: secret.ErrSource, Code: fail.Passphrase, Word: "key.source", Effect: nothing,
+			Next: "make the source deliver the passphrase, or unset the variable"},
+		{Is: secret.ErrAmbiguous, Code: fail.Usage, Word: "key.ambiguous", Effect: nothing, Next: "unset all but one of them"},
+		{Is: secret.ErrShort, Code: fail.Usage, Word: "key.short", Effect: nothing,
+			Next: "take a longer one: five random words are easy to keep"},
+		{Is: secret.ErrMismatch, Code: fail.Usage, Word: "key.mismatch", Effect: nothing, Next: "run the command again"},
+
+		{Is: crypt.ErrPolicy, Code: fail.Policy, Word: "key.policy", Effect: nothing, Next: unknownForm + "; if it is the newest, distrust the repository"},
+		{Is: crypt.ErrFormat, Code: fail.Policy, Word: "format.unknown", Effect: nothing, Next: unknownForm},
+
+		{Is: backends.ErrNoSpace, Code: fail.NoSpace, Word: "storage.full", Effect: "Nothing committed is lost; the command stopped before its end.",
+			Next: "make room, or free some with packhold forget and packhold prune, then run the command again"},
+		{Is: syscall.ENOSPC, Code: fail.NoSpace, Word: "target.full", Effect: "The command stopped before its end.",
+			Next: "make room, in a repository with packhold forget and packhold prune, then run the command again"},
+		{Is: syscall.EDQUOT, Code: fail.NoSpace, Word: "target.quota", Effect: "The command stopped before its end.",
+			Next: "raise the quota or make room, in a repository with packhold forget and packhold prune, then run the command again"},
+		{Is: backends.ErrGone, Code: fail.Unreachable, Word: "storage.gone", Effect: "Nothing committed is lost.", Next: tryLater},
+		{Is: syscall.EIO, Code: fail.Unreachable, Word: "storage.io", Effect: "Nothing committed is lost.", Next: tryLater},
+		{Is: context.DeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
+		{Is: os.ErrDeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
+
+		{Is: config.ErrUnsupported, Code: fail.Usage, Word: "storage.type", Effect: nothing,
+			Next: "keep the repository on a local or mounted path"},
+		{Is: config.ErrNoHome, Code: fail.Usage, Word: "config.home", Effect: nothing,
+			Next: "set HOME, or PACKHOLD_CONFIG_DIR, PACKHOLD_CACHE_DIR, PACKHOLD_STATE_DIR and PACKHOLD_REPOSITORY"},
+		{Is: backends.ErrUnsupported, Code: fail.Usage, Word: "storage.unsupported", Effect: nothing, Next: "leave the option out, or move the repository"},
+
+		{Is: fs.ErrPermission, Code: fail.Denied, Word: "access.denied", Next: "run it as a user who may, or change the permissions"},
+		{Is: fs.ErrExist, Code: fail.Exists, Word: "target.exists", Effect: "What is there was kept.", Next: "choose another place, or move away what is there"},
+		{Is: fs.ErrNotExist, Code: fail.Usage, Word: "path.missing", Next: "check the path"},
+	}
+}

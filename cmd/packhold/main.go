@@ -1,0 +1,55 @@
+// Command packhold backs up into an encrypted, deduplicating repository, restores from it and proves that it is whole.
+package main
+
+import (
+	"context"
+	"os"
+	"os/user"
+	"time"
+
+	"golang.org/x/term"
+
+	"packhold/cmd/packhold/internal/cli"
+	"packhold/cmd/packhold/internal/cli/secret"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	e := &cli.Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv:   getenv,
+		Terminal: redrawable(os.Stderr),
+		Width:    width,
+		Now:      time.Now, Zone: time.Local,
+		Status: watchSignals(cancel),
+	}
+	// Whoever sees neither input nor messages of this process on a terminal is not there to be asked.
+	if isTerminal(os.Stdin) || isTerminal(os.Stderr) {
+		e.Ask = secret.Terminal
+	}
+	return cli.Main(ctx, e, os.Args[1:])
+}
+
+// getenv is os.Getenv, but knows the home folder of a service that was started without HOME.
+func getenv(name string) string {
+	value := os.Getenv(name)
+	if value == "" && name == "HOME" {
+		if u, err := user.Current(); err == nil {
+			return u.HomeDir
+		}
+	}
+	return value
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+func width() int {
+	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}

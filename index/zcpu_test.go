@@ -1,0 +1,3 @@
+package index
+import ("syscall")
+func cpuTime() int64 { var r syscall.Rusage; syscall.Getrusage(0,&r); return r.Utime.Nano()+r.Stime.Nano() }

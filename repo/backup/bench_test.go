@@ -1,0 +1,59 @@
+package backup_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"packhold/backends/local"
+	"packhold/chunk"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/backup"
+	"packhold/repo/snapshot"
+)
+
+// BenchmarkTree backs up the tree that PACKHOLD_BENCH_TREE names, once for the first time and then again, into a repository
+// under PACKHOLD_BENCH_REPO.
+func BenchmarkTree(b *testing.B) {
+	src, dst := os.Getenv("PACKHOLD_BENCH_TREE"), os.Getenv("PACKHOLD_BENCH_REPO")
+	if src == "" || dst == "" {
+		b.Skip("PACKHOLD_BENCH_TREE and PACKHOLD_BENCH_REPO are not set")
+	}
+	for b.Loop() {
+		dir, err := os.MkdirTemp(dst, "repo")
+		if err != nil {
+			b.Fatal(err)
+		}
+		st, err := local.Open(filepath.Join(dir, "r"), local.Options{Create: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		key, err := readKey()
+		if err != nil {
+			b.Fatal(err)
+		}
+		c, err := repo.Init(context.Background(), st, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+			Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.DefaultPackSize,
+			Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, name := range []string{"first", "again"} {
+			r, err := repo.Open(context.Background(), st, repo.Access{Credential: c}, repo.Options{CachePath: filepath.Join(dir, "index")})
+			if err != nil {
+				b.Fatal(err)
+			}
+			start := time.Now()
+			res, err := backup.Run(context.Background(), r, backup.Options{Sources: []string{src}, Type: snapshot.Incremental, CacheDir: dir})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Logf("%s: %.2f s, %+v, stored %+v, cache %v", name, time.Since(start).Seconds(), res.Stats, res.Stored, res.CacheErr)
+		}
+		st.Close()
+		os.RemoveAll(dir)
+	}
+}

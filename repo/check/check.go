@@ -1,0 +1,278 @@
+// Package check verifies a repository: its structure, the checksums of its packs, and every blob.
+//
+// Structure needs the passphrase for trees; checksums (Scrub) need no key at all; reading data opens and hashes every blob. What is found becomes
+// Problems, each with the object, what is wrong, and whether the repository itself can make it good.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/index"
+	"packhold/repo"
+)
+
+// Problem is one thing that is not as it should be.
+type Problem struct {
+	Object   string // name in the storage
+	Off, N   int64  // range of bytes, where known
+	Err      error  // matches repo.ErrDamaged or repo.ErrTampered
+	Mendable bool   // parity, another copy or a rebuild makes it good; nothing is lost
+	Files    []File // what cannot be restored completely because of it
+}
+
+// File is a file that has damaged content.
+type File struct {
+	Snapshot crypt.SessionID
+	Number   uint64
+	Path     string
+}
+
+// String says the problem in one line.
+func (p Problem) String() string {
+	where := p.Object
+	if p.N > 0 {
+		where = fmt.Sprintf("%s bytes %d-%d", p.Object, p.Off, p.Off+p.N-1)
+	}
+	return fmt.Sprintf("%s: %v", where, p.Err)
+}
+
+// Progress is told what goes on. Its methods are called concurrently.
+type Progress interface {
+	Total(bytes int64)
+	Done(bytes int64)
+}
+
+// Options say how deep to look.
+type Options struct {
+	ReadData bool    // open and hash every blob, and check every byte of every pack
+	Subset   float64 // share of the packs to read, 0 < Subset <= 1; 0 means all
+	Pick     uint64  // which share: packs are drawn by a hash of this and their name
+	Workers  int     // 0: one per processor
+	Progress Progress
+}
+
+// Report is what was looked at and found.
+type Report struct {
+	Snapshots, Trees, Files, Blobs, Packs, Segments uint64
+	Bytes                                           uint64 // of packs read
+	Orphans                                         int    // packs that no index names: of an unfinished session, the next backup adopts them
+	Foreign                                         int    // files that are none of ours
+	Problems                                        []Problem
+}
+
+// maxProblems bounds the report's memory; the rest is counted by the last one.
+const maxProblems = 10_000
+
+// checker is one run.
+type checker struct {
+	r   *repo.Repo // nil for a scrub without keys
+	s   backends.Storage
+	o   Options
+	mu  sync.Mutex // guards rep.Problems and bad
+	rep *Report
+	bad map[crypt.ID]bool // blobs that no copy yields
+
+	bytes, blobs atomic.Uint64
+}
+
+func (c *checker) problem(p Problem) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.rep.Problems) < maxProblems {
+		c.rep.Problems = append(c.rep.Problems, p)
+	}
+}
+
+// found files an error: damage and tampering become problems, anything else stops the run.
+func (c *checker) found(object string, err error, mendable bool) error {
+	var e *repo.Error
+	if errors.As(err, &e) && e.Object != "" {
+		object = e.Object
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrTampered):
+		c.problem(Problem{Object: object, Err: err, Mendable: mendable})
+		return nil
+	}
+	return err
+}
+
+func (o *Options) defaults() {
+	if o.Workers == 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+}
+
+type silent struct{}
+
+func (silent) Total(int64) {}
+func (silent) Done(int64)  {}
+
+// Run verifies the structure of r and, with ReadData, every byte of its packs. The error is for a run that could not be finished; what is wrong with the repository is in
+// the Report.
+func Run(ctx context.Context, r *repo.Repo, o Options) (*Report, error) {
+	o.defaults()
+	c := &checker{r: r, s: r.Storage(), o: o, rep: new(Report), bad: make(map[crypt.ID]bool)}
+	if err := c.run(ctx); err != nil {
+		return nil, fmt.Errorf("verifying: %w", err)
+	}
+	return c.rep, nil
+}
+
+func (c *checker) run(ctx context.Context) error {
+	// Snapshots are listed before the index is read: what they refer to was stored before they were.
+	snaps, err := c.r.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.r.LoadIndex(ctx); err != nil {
+		return err
+	}
+	if err := c.objects(ctx); err != nil {
+		return err
+	}
+	stored, err := c.packs(ctx)
+	if err != nil {
+		return err
+	}
+	if c.o.ReadData {
+		if err := c.readData(ctx, stored); err != nil {
+			return err
+		}
+	}
+	if err := c.trees(ctx, snaps); err != nil {
+		return err
+	}
+	for _, p := range c.r.Problems() {
+		if !slices.ContainsFunc(c.rep.Problems, func(q Problem) bool { return q.Object == p.Object }) {
+			c.problem(Problem{Object: p.Object, Err: p.Err, Mendable: rebuildable(p.Object)})
+		}
+	}
+	c.rep.Bytes, c.rep.Blobs = c.bytes.Load(), c.blobs.Load()
+	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	return nil
+}
+
+// rebuildable reports whether what an object says is held elsewhere too: replicas, pack tables, the other slots.
+func rebuildable(name string) bool {
+	for _, p := range []string{"config", "replica/", "keys/", "bundles/", "index/", "leases/", "group/", "condemned/"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// packs compares what the index names with what the storage lists, and returns the sizes of all packs that are there.
+func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
+	stored := make(map[string]int64)
+	for _, prefix := range []string{"packs/", "meta/"} {
+		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		if err != nil {
+			return nil, err
+		}
+		c.rep.Foreign += foreign
+		for _, i := range infos {
+			stored[i.Name] = i.Size
+		}
+	}
+	named := make(map[string]bool)
+	for p, err := range c.r.Index().Packs() {
+		if err != nil {
+			return nil, err
+		}
+		name := repo.PackName(p.Name, p.Tree(), p.Incarnation)
+		if named[name] || p.Excluded()&index.Final != 0 {
+			continue
+		}
+		named[name] = true
+		c.rep.Packs++
+		size, ok := stored[name]
+		if !ok {
+			// A listing may lag: a pack that an index names is asked for before it is believed missing.
+			info, err := c.s.Stat(ctx, name)
+			if err == nil {
+				size, ok = info.Size, true
+				stored[name] = size
+			} else if !errors.Is(err, errNotExist) {
+				return nil, err
+			}
+		}
+		switch {
+		case !ok:
+			c.problem(Problem{Object: name, Err: fmt.Errorf("%w: the pack is missing", repo.ErrDamaged)})
+		case uint64(size) != p.Size:
+			reason := fmt.Errorf("%w: %d bytes, should be %d", repo.ErrDamaged, size, p.Size)
+			if size == 0 {
+				reason = fmt.Errorf("%w: the file is empty, as after a power loss on a storage that does not sync", repo.ErrDamaged)
+			}
+			c.problem(Problem{Object: name, Err: reason, Mendable: uint64(size) > p.Size})
+		}
+	}
+	for name := range stored {
+		if !named[name] {
+			c.rep.Orphans++
+		}
+	}
+	return stored, nil
+}
+
+// chosen reports whether a pack is in the subset.
+func (c *checker) chosen(id crypt.ID) bool {
+	if c.o.Subset == 0 || c.o.Subset >= 1 {
+		return true
+	}
+	h := crypt.Sum(append([]byte(fmt.Sprint(c.o.Pick, "/")), id[:]...))
+	draw := uint64(h[0])<<24 | uint64(h[1])<<16 | uint64(h[2])<<8 | uint64(h[3])
+	return float64(draw) < c.o.Subset*(1<<32)
+}
+
+// job is one pack to read.
+type job struct {
+	name string
+	id   crypt.ID
+	size int64
+	info *index.PackInfo // nil without an index
+}
+
+// each runs f over jobs with all workers.
+func (c *checker) each(ctx context.Context, jobs []job, f func(ctx context.Context, next func() (job, bool)) error) error {
+	total := int64(0)
+	for _, j := range jobs {
+		total += j.size
+	}
+	c.o.Progress.Total(total)
+	var at atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	for range c.o.Workers {
+		g.Go(func() error {
+			return f(gctx, func() (job, bool) {
+				i := at.Add(1) - 1
+				if i >= int64(len(jobs)) || gctx.Err() != nil {
+					return job{}, false
+				}
+				return jobs[i], true
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,218 @@
+package check_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/backends/mem"
+	"packhold/chunk"
+	"packhold/crypt"
+	"packhold/pack"
+	"packhold/repo"
+	"packhold/repo/backup"
+	"packhold/repo/check"
+	"packhold/repo/snapshot"
+)
+
+const passphrase = "correct horse battery"
+
+// tiny is a small repository with two snapshots, made once; each test works on a clone.
+var tiny = sync.OnceValues(func() (*mem.Store, error) {
+	key, err := crypt.NewReadKey(1)
+	if err != nil {
+		return nil, err
+	}
+	s := mem.New(time.Now)
+	ctx, now := context.Background(), time.Now()
+	c, err := repo.Init(ctx, s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "check-test")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	for i, data := range []string{strings.Repeat("one ", 2000), strings.Repeat("two ", 2000)} {
+		if err := os.WriteFile(filepath.Join(dir, "f"+string(rune('0'+i))), []byte(data), 0o600); err != nil {
+			return nil, err
+		}
+		r, err := repo.Open(ctx, s, repo.Access{Credential: c}, repo.Options{})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := backup.Run(ctx, r, backup.Options{Sources: []string{dir}, Type: snapshot.Full}); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+})
+
+func clone(t *testing.T) *mem.Store {
+	t.Helper()
+	s, err := tiny()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Clone()
+}
+
+func open(t *testing.T, s backends.Storage) *repo.Repo {
+	t.Helper()
+	r, err := repo.Open(t.Context(), s, repo.Access{Passphrase: []byte(passphrase)}, repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func verify(t *testing.T, s backends.Storage, o check.Options) *check.Report {
+	t.Helper()
+	rep, err := check.Run(t.Context(), open(t, s), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rep
+}
+
+func names(t *testing.T, s backends.Storage) []string {
+	t.Helper()
+	var out []string
+	for i, err := range s.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, i.Name)
+	}
+	return out
+}
+
+func read(t *testing.T, s backends.Storage, name string) []byte {
+	t.Helper()
+	b, err := s.Get(t.Context(), name, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestHealthy(t *testing.T) {
+	s := clone(t)
+	rep := verify(t, s, check.Options{ReadData: true})
+	if len(rep.Problems) > 0 || rep.Orphans > 0 || rep.Foreign > 0 {
+		t.Errorf("healthy repository: %+v", rep)
+	}
+	if rep.Snapshots != 2 || rep.Blobs == 0 || rep.Files != 3 || rep.Bytes == 0 {
+		t.Errorf("looked at %+v", rep)
+	}
+	scrub, err := check.Scrub(t.Context(), s, check.Options{})
+	if err != nil || len(scrub.Problems) > 0 || scrub.Packs != rep.Packs {
+		t.Errorf("scrub: %+v, %v", scrub, err)
+	}
+}
+
+// notices reports whether damage in an object is seen, as verify --read-data looks at it.
+func notices(r *repo.Repo, name string, b []byte) bool {
+	if strings.HasPrefix(name, "packs/") || strings.HasPrefix(name, "meta/") {
+		id, err := crypt.ParseID(name[len(name)-64:])
+		if err != nil {
+			return true
+		}
+		rep, err := pack.Verify(b, id, nil)
+		return err != nil || !rep.OK()
+	}
+	return r.CheckObject(name, b) != nil
+}
+
+// TestEveryFlip flips every bit of every object, cuts it at every length and lengthens it by every byte: each must be noticed.
+func TestEveryFlip(t *testing.T) {
+	s := clone(t)
+	r := open(t, s)
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	step := 1
+	if testing.Short() {
+		step = 97
+	}
+	flips := 0
+	for _, name := range names(t, s) {
+		if strings.HasPrefix(name, "audit/") {
+			continue // that room has its own
+		}
+		good := read(t, s, name)
+		if notices(r, name, good) {
+			t.Errorf("%s: damage is seen where there is none", name)
+		}
+		flips += 8 * len(good) / step
+		t.Run(strings.ReplaceAll(name, "/", "_"), func(t *testing.T) {
+			var missed atomic.Int64
+			g := new(errgroup.Group)
+			for part := range runtime.GOMAXPROCS(0) {
+				g.Go(func() error {
+					b := bytes.Clone(good)
+					for bit := part * step; bit < 8*len(good); bit += step * runtime.GOMAXPROCS(0) {
+						b[bit/8] ^= 1 << (bit % 8)
+						if !notices(r, name, b) {
+							missed.Add(1)
+							t.Logf("bit %d of byte %d", bit%8, bit/8)
+						}
+						b[bit/8] ^= 1 << (bit % 8)
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if missed.Load() > 0 {
+				t.Errorf("%d flips were not noticed", missed.Load())
+			}
+			for n := 0; n < len(good); n += 1 + step/8 {
+				if !notices(r, name, good[:n]) {
+					t.Errorf("a cut to %d bytes was not noticed", n)
+				}
+			}
+			for c := range 256 {
+				if !notices(r, name, append(bytes.Clone(good), byte(c))) {
+					t.Errorf("an added byte %d was not noticed", c)
+				}
+			}
+		})
+	}
+	t.Logf("%d flips", flips)
+}
+
+// TestSwap gives every object the bytes of every other one: none may pass in another's place.
+func TestSwap(t *testing.T) {
+	s := clone(t)
+	r := open(t, s)
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all := names(t, s)
+	for _, a := range all {
+		for _, b := range all {
+			other := read(t, s, b)
+			if a == b || strings.HasPrefix(a, "audit/") || bytes.Equal(other, read(t, s, a)) {
+				continue
+			}
+			if !notices(r, a, other) {
+				t.Errorf("the bytes of %s pass as %s", b, a)
+			}
+		}
+	}
+}

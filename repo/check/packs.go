@@ -1,0 +1,286 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/index"
+	"packhold/pack"
+	"packhold/repo"
+)
+
+var errNotExist = fs.ErrNotExist
+
+// window is how much of a pack is fetched at once.
+const window = 4 << 20
+
+// packReader reads a pack from front to back for a scrub, in windows, and shows each byte once to a viewer on the way.
+type packReader struct {
+	ctx  context.Context
+	c    *checker
+	name string
+	size int64
+	off  int64 // of buf
+	buf  []byte
+	seen int64                           // bytes shown
+	view func(off int64, b []byte) error // nil: nobody looks
+	err  error                           // of the storage
+}
+
+// ReadAt implements io.ReaderAt. Bytes at the end (the look at the trailer that comes first) are fetched apart.
+func (p *packReader) ReadAt(b []byte, off int64) (int, error) {
+	n := min(int64(len(b)), p.size-off)
+	if n <= 0 {
+		return 0, io.EOF
+	}
+	done := int64(0)
+	for done < n {
+		at := off + done
+		if at < p.off || at >= p.off+int64(len(p.buf)) {
+			if err := p.fetch(at, n-done); err != nil {
+				return int(done), err
+			}
+		}
+		done += int64(copy(b[done:n], p.buf[at-p.off:]))
+	}
+	return int(n), nil
+}
+
+// fetch makes buf hold off.
+func (p *packReader) fetch(off, want int64) error {
+	n := min(max(window, want), p.size-off)
+	ahead := off > p.seen // not in order: the trailer
+	if ahead {
+		n = min(want, p.size-off)
+	}
+	b, err := p.c.s.Get(p.ctx, p.name, off, n)
+	if err != nil {
+		p.err = err
+		return err
+	}
+	p.off, p.buf = off, b
+	if !ahead && p.view != nil && off+n > p.seen {
+		if err := p.view(p.seen, b[p.seen-off:]); err != nil {
+			p.err = err
+			return err
+		}
+	}
+	if !ahead {
+		p.c.bytes.Add(uint64(n))
+		p.c.o.Progress.Done(n)
+		p.seen = max(p.seen, off+n)
+	}
+	return nil
+}
+
+// scrub checks every byte of a pack against its name.
+func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byte) error) error {
+	r := &packReader{ctx: ctx, c: c, name: j.name, size: j.size, view: view}
+	rep, err := pack.Scrub(r, j.size, j.id, nil)
+	if r.err != nil && !errors.Is(r.err, io.EOF) {
+		if errors.Is(r.err, fs.ErrNotExist) || errors.Is(r.err, io.ErrUnexpectedEOF) {
+			c.problem(Problem{Object: j.name, Err: fmt.Errorf("%w: %w", repo.ErrDamaged, r.err)})
+			return nil
+		}
+		return &repo.Error{Op: "reading pack", Object: j.name, Err: r.err}
+	}
+	if err != nil {
+		return err
+	}
+	if rep.OK() {
+		return nil
+	}
+	p := Problem{Object: j.name, Mendable: rep.Mendable()}
+	switch {
+	case rep.Trailer == nil:
+		p.Err = fmt.Errorf("%w: no whole trailer is left", repo.ErrDamaged)
+	case len(rep.Bad) > 0:
+		p.Off, p.N = rep.Range(rep.Bad[0])
+		p.Err = fmt.Errorf("%w: %d of %d shards fail, parity mends %d at most", repo.ErrDamaged, len(rep.Bad), len(rep.Trailer.Digests), rep.Trailer.Parity)
+	case rep.Size != int64(rep.Trailer.FileSize()):
+		p.Err = fmt.Errorf("%w: %d bytes, should be %d", repo.ErrDamaged, rep.Size, rep.Trailer.FileSize())
+	default:
+		p.Err = fmt.Errorf("%w: one of two trailers is bad", repo.ErrDamaged)
+	}
+	c.problem(p)
+	return nil
+}
+
+// Scrub checks every pack in s against its name, and every object that is named by its own hash. It needs no key.
+func Scrub(ctx context.Context, s backends.Storage, o Options) (*Report, error) {
+	o.defaults()
+	c := &checker{s: s, o: o, rep: new(Report)}
+	if err := c.scrubAll(ctx); err != nil {
+		return nil, fmt.Errorf("scrubbing: %w", err)
+	}
+	c.rep.Bytes = c.bytes.Load()
+	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	return c.rep, nil
+}
+
+func (c *checker) scrubAll(ctx context.Context) error {
+	var jobs []job
+	for _, prefix := range []string{"packs/", "meta/"} {
+		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		if err != nil {
+			return err
+		}
+		c.rep.Foreign += foreign
+		for _, i := range infos {
+			id, err := crypt.ParseID(packBase(i.Name))
+			if err != nil {
+				return err
+			}
+			if c.chosen(id) {
+				jobs = append(jobs, job{name: i.Name, id: id, size: i.Size})
+			}
+		}
+	}
+	c.rep.Packs = uint64(len(jobs))
+	if err := c.hashed(ctx); err != nil {
+		return err
+	}
+	return c.each(ctx, jobs, func(ctx context.Context, next func() (job, bool)) error {
+		for j, ok := next(); ok; j, ok = next() {
+			if err := c.scrub(ctx, j, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// packBase is the hash in a pack's name.
+func packBase(name string) string {
+	base := name[strings.LastIndexByte(name, '/')+1:]
+	base, _, _ = strings.Cut(base, ".")
+	return base
+}
+
+// hashed checks the objects that are named by the hash of their bytes.
+func (c *checker) hashed(ctx context.Context) error {
+	for _, prefix := range []string{"index/", "bundles/", "hosts/", "grants/", "forgotten/", "marks/", "verified/", "copied/", "roots/", "group/"} {
+		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		if err != nil {
+			return err
+		}
+		c.rep.Foreign += foreign
+		for _, i := range infos {
+			b, err := repo.Fetch(ctx, c.s, i.Name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil && !strings.HasSuffix(i.Name, crypt.Sum(b).String()) {
+				err = fmt.Errorf("%w: the bytes do not match the name", repo.ErrDamaged)
+			}
+			if err := c.found(i.Name, err, rebuildable(i.Name)); err != nil {
+				return err
+			}
+			if prefix == "index/" {
+				c.rep.Segments++
+			}
+		}
+	}
+	return nil
+}
+
+// readData opens and hashes every blob of the chosen packs while it scrubs them.
+func (c *checker) readData(ctx context.Context, stored map[string]int64) error {
+	var jobs []job
+	seen := make(map[string]bool)
+	for p, err := range c.r.Index().Packs() {
+		if err != nil {
+			return err
+		}
+		name := repo.PackName(p.Name, p.Tree(), p.Incarnation)
+		size, ok := stored[name]
+		if seen[name] || !ok || p.Excluded()&index.Final != 0 || !c.chosen(p.Name) {
+			continue
+		}
+		seen[name] = true
+		jobs = append(jobs, job{name: name, id: p.Name, size: size, info: p})
+	}
+	slices.SortFunc(jobs, func(a, b job) int { return strings.Compare(a.name, b.name) })
+	return c.each(ctx, jobs, func(ctx context.Context, next func() (job, bool)) error {
+		d, err := c.r.NewReader()
+		if err != nil {
+			return err
+		}
+		for j, ok := next(); ok; j, ok = next() {
+			if err := c.pack(ctx, d, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pack scrubs one pack and opens its blobs as they come by.
+func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
+	_, table, err := c.r.ReadTable(ctx, j.id, j.info.Tree(), backends.Info{Name: j.name, Size: j.size})
+	if err != nil {
+		// The scrub says what is wrong with the bytes; without a table the blobs are opened as the index places them.
+		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if errors.Is(err, repo.ErrTampered) {
+			c.problem(Problem{Object: j.name, Err: err})
+		}
+		return c.scrub(ctx, j, nil)
+	}
+	var carry []byte // what is left of the last window: the beginning of a blob
+	start, i := int64(0), 0
+	view := func(off int64, b []byte) error {
+		if len(carry) > 0 {
+			b = append(carry, b...)
+			off = start
+		}
+		for ; i < len(table.Entries); i++ {
+			e := table.Entries[i]
+			from := int64(e.Offset) - off
+			if from+int64(e.Length) > int64(len(b)) {
+				from = min(max(from, 0), int64(len(b)))
+				carry, start = append([]byte(nil), b[from:]...), off+from
+				return nil
+			}
+			if err := c.blob(ctx, d, j, e, b[from:from+int64(e.Length)]); err != nil {
+				return err
+			}
+		}
+		carry = nil
+		return nil
+	}
+	return c.scrub(ctx, j, view)
+}
+
+// blob opens and hashes one blob, and checks that the index places it where the pack's table does.
+func (c *checker) blob(ctx context.Context, d *repo.Reader, j job, e pack.Entry, sealed []byte) error {
+	c.blobs.Add(1)
+	p := index.Place{Pack: j.info, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
+	if !slices.ContainsFunc(c.r.Index().Places(e.ID), func(q index.Place) bool {
+		return q.Pack.PackID == j.info.PackID && q.Offset == p.Offset && q.Length == p.Length && q.Raw == p.Raw && q.Compression == p.Compression
+	}) {
+		c.problem(Problem{Object: j.name, Off: int64(e.Offset), N: int64(e.Length), Mendable: true,
+			Err: fmt.Errorf("%w: the index does not place blob %v where the pack has it", repo.ErrDamaged, e.ID)})
+	}
+	if _, err := d.Open(e.ID, p, sealed); err != nil {
+		if !errors.Is(err, repo.ErrDamaged) {
+			return err
+		}
+		_, again := d.Get(ctx, e.ID) // from another copy, or through the parity
+		if again != nil {
+			c.mu.Lock()
+			c.bad[e.ID] = true
+			c.mu.Unlock()
+		}
+		c.problem(Problem{Object: j.name, Off: int64(e.Offset), N: int64(e.Length), Mendable: again == nil, Err: err})
+	}
+	return nil
+}
