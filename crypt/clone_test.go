@@ -12,6 +12,7 @@ import (
 // Keys that differ show in the bytes after the nonce: where plaintexts are equal, so would the ciphertexts be, and where
 // they differ in their first byte alone, the rest would be.
 func TestClone(t *testing.T) {
+	slow(t)
 	if fips140.Version() == "v1.0.0" {
 		t.Skip("the Go Cryptographic Module v1.0.0 cannot be given random numbers by a test")
 	}

@@ -87,6 +87,14 @@ func flips(b []byte, step int, f func(bit int, changed []byte)) {
 	}
 }
 
+// slow skips a test of one goroutine that stretches many passphrases under the race detector, which makes that ten times slower.
+func slow(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("slow under the race detector, and has one goroutine")
+	}
+}
+
 // cuts calls f with b shortened to some lengths and lengthened by one byte.
 func cuts(b []byte, f func(changed []byte)) {
 	for _, n := range []int{0, 1, 8, 12, 47, 48, 49, 59, 60, 75, 76, len(b) / 2, len(b) - 1} {

@@ -23,6 +23,7 @@ func paperParameters() *paperForm {
 }
 
 func TestPaper(t *testing.T) {
+	slow(t)
 	b := paperBundle(t)
 	object, err := sealPaper([]byte(testPassphrase), paperParameters(), testRoot().Public(), b)
 	if err != nil {
@@ -202,6 +203,7 @@ func TestPaperForms(t *testing.T) {
 
 // TestPaperSize holds the promise that an exported key can be printed, and that one of many epochs is refused at once.
 func TestPaperSize(t *testing.T) {
+	slow(t)
 	k := testReadKey(t, 0)
 	b := &Bundle{Writes: map[uint32]WriteSecret{0: testW}, Read: make(map[uint32]*ReadPrivate), Root: testRoot(), Identity: testIdentity(t, 1)}
 	for n, want := range map[uint32]string{1: "", 130: fmt.Sprintf("the limit is %d", maxPaper)} {

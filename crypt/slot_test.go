@@ -38,7 +38,7 @@ func TestSlot(t *testing.T) {
 	if err != nil || !o.Root.Equal(r.Public()) || !bytes.Equal(o.Private.PublicKey().Bytes(), s.Public.Bytes()) || o.Repo != testRepo || o.Slot != s {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"", "short", testPassphrase + "\n", testPassphrase[1:], strings.ToUpper(testPassphrase)} {
+	for _, p := range []string{"", "short", testPassphrase + "\n"} {
 		if _, err := s.Open([]byte(p), testRepo); !errors.Is(err, ErrPassphrase) {
 			t.Errorf("Open with %q: %v", p, err)
 		}
@@ -52,6 +52,7 @@ func TestSlot(t *testing.T) {
 }
 
 func TestNewSlotPolicy(t *testing.T) {
+	slow(t)
 	r := testRoot()
 	for what, c := range map[string]struct {
 		passphrase string
@@ -73,9 +74,6 @@ func TestNewSlotPolicy(t *testing.T) {
 	}
 	if _, _, err := r.NewSlot([]byte(testPassphrase), MinIterations, strings.Repeat("l", 1025), testW, 0); err == nil {
 		t.Error("a label of 1,025 bytes was accepted")
-	}
-	if raceEnabled {
-		return // 600,000 iterations take a second
 	}
 	if _, s, err := r.NewSlot([]byte(testPassphrase), 0, "", testW, 0); err != nil || s.Iterations() != 600_000 {
 		t.Errorf("the default is not 600,000: %v", err)
@@ -131,6 +129,7 @@ func TestSlotPolicy(t *testing.T) {
 
 // TestSlotTampered changes what the passphrase protects, in slots that the commitment still fits.
 func TestSlotTampered(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := testRoot()
 	another, o, err := r.NewSlot([]byte(testPassphrase), MinIterations, "", testW, 3)

@@ -225,26 +225,33 @@ func makeVectors(t *testing.T) *vectors {
 	return v
 }
 
+const vectorFile = "testdata/vectors.json"
+
+func readVectors(t testing.TB) *vectors {
+	t.Helper()
+	text, err := os.ReadFile(vectorFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := new(vectors)
+	if err := json.Unmarshal(text, v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // TestVectors opens and recomputes what is in testdata/vectors.json: what format 1 once wrote must be read for ever.
 func TestVectors(t *testing.T) {
-	const file = "testdata/vectors.json"
 	if *update {
 		b, err := json.MarshalIndent(makeVectors(t), "", "  ")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		if err := os.WriteFile(vectorFile, append(b, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v vectors
-	if err := json.Unmarshal(text, &v); err != nil {
-		t.Fatal(err)
-	}
+	v := readVectors(t)
 	equal := func(what string, got []byte, err error, want hexBytes) {
 		t.Helper()
 		if err != nil || !bytes.Equal(got, want) {

@@ -407,13 +407,11 @@ func BenchmarkCache(b *testing.B) {
 	run := func(name string, x *Index, make func(n int) crypt.ID, want bool, f func(crypt.ID) bool) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			cpu0 := cpuTime()
 			for b.Loop() {
 				if f(make(rng.IntN(entries))) != want {
 					b.Fatal("wrong answer")
 				}
 			}
-			b.ReportMetric(float64(cpuTime()-cpu0)/float64(b.N), "cpu-ns/op")
 			if x.Err() != nil {
 				b.Fatal(x.Err())
 			}

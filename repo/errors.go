@@ -1,13 +1,17 @@
 package repo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"packhold/backends"
 )
 
 // Sentinels that a caller branches on. Storage problems pass through with the sentinels of backends and io/fs.
 var (
+	ErrStorage      = errors.New("the storage fails")
 	ErrNoRepository = errors.New("no repository here")
 	ErrNoConfig     = errors.New("the repository's config is missing")
 	ErrExists       = errors.New("a repository already exists here")
@@ -63,10 +67,17 @@ func tampered(op, object string, err error) error {
 	return &Error{Op: op, Object: object, Err: fmt.Errorf("%w: %w", ErrTampered, err)}
 }
 
-// storageErr names the object of a storage failure.
+// storageErr names the object of a storage failure. One that says nothing more exact of itself matches ErrStorage.
 func storageErr(op, object string, err error) error {
 	if err == nil {
 		return nil
+	}
+	exact := false
+	for _, is := range []error{backends.ErrNoSpace, backends.ErrGone, backends.ErrUnsupported, fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, context.Canceled} {
+		exact = exact || errors.Is(err, is)
+	}
+	if !exact {
+		err = fmt.Errorf("%w: %w", ErrStorage, err)
 	}
 	return &Error{Op: op, Object: object, Err: err}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"packhold/crypt"
 	"packhold/index"
@@ -127,10 +128,10 @@ func (r *Repo) ReadPack(ctx context.Context, p *index.PackInfo, off, n int64) ([
 	name := PackName(p.Name, p.Tree(), p.Incarnation)
 	b, err := r.storage.Get(ctx, name, off, n)
 	if err != nil {
-		if isMissing(err) {
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		if isMissing(err) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, &Error{Op: "reading pack", Object: name, Off: off, N: n, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 		}
-		return nil, &Error{Op: "reading pack", Object: name, Off: off, N: n, Err: err}
+		return nil, storageErr("reading pack", name, err)
 	}
 	return b, nil
 }

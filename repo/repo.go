@@ -592,3 +592,12 @@ func clearUnfinished(ctx context.Context, s backends.Storage) error {
 	}
 	return nil
 }
+
+// ReadConfig finds a readable config in s without any key: what a program needs to know which credential to take. Errors are those of Open.
+func ReadConfig(ctx context.Context, s backends.Storage) (*Config, error) {
+	r := newRepo(s, Options{})
+	if err := r.readConfig(ctx, nil); err != nil {
+		return nil, err
+	}
+	return r.config, nil
+}

@@ -5,8 +5,6 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
-
-	"packhold/repo"
 )
 
 // Tiles hold 256 records or hashes, as in c2sp.org/tlog-tiles.
@@ -123,6 +121,3 @@ func subtree(hashes []tlog.Hash) tlog.Hash {
 	}
 	return t.root()
 }
-
-// object fits what repo names.
-func known(name string) bool { return repo.KnownName(name) }

@@ -38,6 +38,7 @@ var ErrNoSource = errors.New("no source can be read")
 
 // Progress is told what goes on. Its methods are called concurrently and must not block.
 type Progress interface {
+	Expect(files, bytes int64)         // how much there is to do, as far as the last backup tells; at most once
 	Start(path string)                 // a file is about to be read
 	Done(files, bytes, unread int64)   // files finished, their bytes, and how many of these were not read because nothing changed
 	Skipped(path string, reason error) // an item could not be read
@@ -114,6 +115,7 @@ func Run(ctx context.Context, r *repo.Repo, o Options) (*Result, error) {
 
 type silent struct{}
 
+func (silent) Expect(int64, int64)      {}
 func (silent) Start(string)             {}
 func (silent) Done(int64, int64, int64) {}
 func (silent) Skipped(string, error)    {}
@@ -159,6 +161,9 @@ func run(ctx context.Context, r *repo.Repo, o *Options) (*Result, error) {
 	}
 	if o.Type != snapshot.Full && o.Stdin == nil {
 		e.res.Parent = r.Parent(all, lineage, o.Type == snapshot.Differential)
+	}
+	if p := r.Parent(all, lineage, false); p != nil {
+		o.Progress.Expect(int64(p.Stats.Files), int64(p.Stats.BytesTotal))
 	}
 	if err := e.prepare(ctx, lineage, all); err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func (a *app) configSampleCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "config-sample",
 		Usage: "write a commented configuration file",
-		Description: "Writes the file that --config or PACKHOLD_CONFIG names, or else that of the user, which every command\n" +
+		Description: "Writes the file that --config or PACKHOLD_CONFIG names, or else that of the user, which every command " +
 			"reads. A file that is there is kept.",
 		Flags:  []cli.Flag{&cli.BoolFlag{Name: "stdout", Usage: "print it instead"}},
 		Action: a.action(a.configSample),

@@ -39,7 +39,14 @@ func helpText(f *cli.App, c *cli.Command, columns int) string {
 		b.WriteString("Also called: " + strings.Join(c.Aliases, ", ") + "\n")
 	}
 	if c.Description != "" {
-		b.WriteString("\n" + c.Description + "\n")
+		b.WriteString("\n")
+		for line := range strings.SplitSeq(c.Description, "\n") {
+			if len(line) <= columns { // keeps the spaces of what is laid out by hand
+				b.WriteString(line + "\n")
+				continue
+			}
+			b.WriteString(strings.Join(wrap(line, columns), "\n") + "\n")
+		}
 	}
 	section(&b, "Commands", commandHelp(c.Subcommands), columns)
 	section(&b, "Options", flagHelp(c.Flags), columns)

@@ -11,6 +11,9 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
+	"packhold/pack"
+	"packhold/repo"
+	"packhold/repo/backup"
 )
 
 // rules say how errors of the rooms reach the user. Of several that match, the code with the highest priority counts, and
@@ -25,6 +28,24 @@ func rules() []fail.Rule {
 		unknownForm = "install the newest version of packhold"
 	)
 	return []fail.Rule{
+		{Is: repo.ErrTampered, Code: fail.Tampered, Word: "trust.tampered", Effect: notUsed,
+			Next: "find out who could write to the storage, then: packhold verify"},
+		{Is: repo.ErrForeign, Code: fail.Tampered, Word: "trust.foreign", Effect: nothing, Next: "check the path of the repository; a repository that was swapped must not be used"},
+		{Is: repo.ErrNoConfig, Code: fail.Lost, Word: "damage.config", Effect: nothing, Next: "put config back from a copy of the repository; every other file is needed too"},
+		{Is: repo.ErrDamaged, Code: fail.Lost, Word: "damage.lost", Effect: "What needs the object cannot be done; everything else can. Nothing was changed.", Next: "packhold verify --read-data"},
+		{Is: repo.ErrNoRepository, Code: fail.NoRepository, Word: "repository.none", Effect: nothing, Next: "check the path, or make a repository: packhold init"},
+		{Is: repo.ErrExists, Code: fail.Exists, Word: "repository.exists", Effect: nothing, Next: "use it as it is (packhold list), or name another place with --repo"},
+		{Is: repo.ErrNoKey, Code: fail.Passphrase, Word: "key.none", Effect: nothing, Next: "restore with an exported key: --key-file FILE"},
+		{Is: repo.ErrNeedRead, Code: fail.Passphrase, Word: "key.read", Effect: nothing, Next: sources},
+		{Is: repo.ErrNeedAdmin, Code: fail.Passphrase, Word: "key.admin", Effect: nothing, Next: "run it with an administrator's passphrase"},
+		{Is: repo.ErrNeedHost, Code: fail.Passphrase, Word: "host.none", Effect: nothing, Next: "packhold host enroll, with an administrator's passphrase"},
+		{Is: repo.ErrFenced, Code: fail.Busy, Word: "session.fenced", Effect: "There is no snapshot of this run. Nothing committed is lost.", Next: "run the backup again"},
+		{Is: repo.ErrLastKey, Code: fail.Usage, Word: "key.last", Effect: nothing, Next: "add another one first: packhold key add"},
+		{Is: repo.ErrNoSnapshot, Code: fail.Usage, Word: "snapshot.none", Effect: nothing, Next: "packhold list"},
+		{Is: repo.ErrAmbiguous, Code: fail.Usage, Word: "snapshot.ambiguous", Effect: nothing, Next: "name it by its ID: packhold list"},
+		{Is: repo.ErrStorage, Code: fail.Unreachable, Word: "storage.failed", Effect: "Nothing committed is lost.", Next: tryLater},
+		{Is: backup.ErrNoSource, Code: fail.Unclassified, Word: "source.none", Effect: "There is no snapshot. Nothing was changed.", Next: "check the paths and permissions of the sources"},
+		{Is: pack.ErrSelfCheck, Code: fail.Unclassified, Word: "self.check", Effect: "There is no snapshot. Nothing damaged was stored.", Next: "test the memory of this machine"},
 		{Is: crypt.ErrSignature, Code: fail.Tampered, Word: "trust.signature", Effect: notUsed,
 			Next: "find out who could write to the storage, then: packhold verify"},
 		{Is: crypt.ErrOpen, Code: fail.Lost, Word: "damage.sealed", Effect: notUsed, Next: "packhold verify"},

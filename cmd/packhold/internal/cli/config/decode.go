@@ -117,8 +117,8 @@ func (d *decoder) syntax(err error) error {
 	return p
 }
 
-// blankComments overwrites comments that # begins with spaces, since the JSON parser knows only // and /* */. It returns
-// the offset of a bracket that nests too deep, or -1.
+// blankComments overwrites comments to the end of the line with spaces: the JSON parser does not know #, nor a // that the
+// file ends in. It returns the offset of a bracket that nests too deep, or -1.
 func blankComments(data []byte) (tooDeep int) {
 	depth := 0
 	for i := 0; i < len(data); i++ {
@@ -131,9 +131,7 @@ func blankComments(data []byte) (tooDeep int) {
 			}
 		case c == '#' || c == '/' && i+1 < len(data) && data[i+1] == '/':
 			for ; i < len(data) && data[i] != '\n'; i++ {
-				if c == '#' {
-					data[i] = ' '
-				}
+				data[i] = ' '
 			}
 		case c == '/' && i+1 < len(data) && data[i+1] == '*':
 			if end := bytes.Index(data[i+2:], []byte("*/")); end >= 0 {

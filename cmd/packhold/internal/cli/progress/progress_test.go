@@ -22,6 +22,7 @@ func watch(t *testing.T, mode Mode, asked chan struct{}) (screen string, status 
 		stop := errors.New("enough")
 		err := Watch(c, Options{Action: "saving", Mode: mode, Screen: s, Asked: asked, Now: time.Now, Emit: func(s Status) { status = append(status, s) }}, func() error {
 			c.Total(400, 400<<20)
+			time.Sleep(100 * time.Millisecond) // never at the moment of a tick
 			for range 240 {
 				time.Sleep(time.Second)
 				c.File("/data/x\x1b\xff")
@@ -48,8 +49,16 @@ func TestLines(t *testing.T) {
 
 func TestBar(t *testing.T) {
 	got, _ := watch(t, Bar, nil)
-	if !strings.Contains(got, "[###############---------------]  50.0%  200 MiB of 400 MiB  200 of 400 files  ") {
+	if !strings.Contains(got, "]  50.0%  200 MiB of 400 MiB  200 of 400 files  ") {
 		t.Errorf("half way the bar is not half full: %.300q", got[len(got)/2:])
+	}
+	for line := range strings.SplitSeq(got, "\x1b[J") {
+		line, _, _ = strings.Cut(line, "\n")
+		open, rest, ok := strings.Cut(strings.TrimPrefix(line, "["), "]")
+		full, cells := strings.Count(open, "#"), len(open)
+		if strings.HasPrefix(rest, "  50.0%") && (!ok || cells < 20 || full != cells/2) || len(line) > 99 {
+			t.Fatalf("line %q", line)
+		}
 	}
 	if !strings.Contains(got, `"/data/x\x1b\xff"`) || strings.Contains(got, "\xff") {
 		t.Error("the file is not shown, or not quoted")

@@ -94,12 +94,20 @@ func Watch(c *Counter, o Options, work func() error) error {
 func (o *Options) show(m *meter, s State) {
 	switch o.Mode {
 	case Bar:
-		o.Screen.SetStatus(o.bar(m, s, o.Screen.Columns()), currentLine(s))
+		o.Screen.SetStatus(o.bar(m, s, columns(o.Screen)), currentLine(s))
 	case JSON:
 		o.Emit(o.status(m, s))
 	case Lines:
 		o.Screen.Print(o.line(m, s))
 	}
+}
+
+// columns returns the width of the screen, or that of the smallest usual terminal.
+func columns(s *term.Screen) int {
+	if n := s.Columns(); n > 0 {
+		return n
+	}
+	return 80
 }
 
 func currentLine(s State) string {
@@ -117,22 +125,15 @@ func share(s State) (done, total int64, ok bool) {
 	return s.DoneFiles, s.TotalFiles, s.TotalFiles > 0
 }
 
-// bar returns "[####------]  40.0%  4.00 GiB of 10.0 GiB  512 MiB/s  1,234 files  0:12 left"; without a total no bar.
+// bar returns "[####------]  40.0%  4.00 GiB of 10.0 GiB  1,234 files  512 MiB/s  0:12 left", the bar taking what room the
+// text leaves; without a total no bar.
 func (o *Options) bar(m *meter, s State, columns int) string {
 	rate, _ := m.rate()
-	parts := make([]string, 0, 6)
+	parts := []string{o.Action, amount(s), term.Rate(rate)}
 	done, total, known := share(s)
 	if known {
-		cells := 30
-		if columns > 0 {
-			cells = min(cells, max(columns-70, 10))
-		}
-		full := int(float64(cells) * min(float64(done)/float64(total), 1))
-		parts = append(parts, "["+strings.Repeat("#", full)+strings.Repeat("-", cells-full)+"]", term.Percent(done, total))
-	} else {
-		parts = append(parts, o.Action)
+		parts[0] = term.Percent(done, total)
 	}
-	parts = append(parts, amount(s), term.Rate(rate))
 	if s.Skipped > 0 {
 		parts = append(parts, term.Count(s.Skipped)+" skipped")
 	}
@@ -141,7 +142,14 @@ func (o *Options) bar(m *meter, s State, columns int) string {
 	} else {
 		parts = append(parts, term.Duration(m.elapsed()))
 	}
-	return strings.Join(parts, "  ")
+	text := strings.Join(parts, "  ")
+	// Brackets, a gap of two and the last column, which stays free, take five. Shorter bars show nothing.
+	cells := min(30, columns-5-term.Width(text))
+	if !known || cells < 5 {
+		return text
+	}
+	full := int(float64(cells) * min(float64(done)/float64(total), 1))
+	return "[" + strings.Repeat("#", full) + strings.Repeat("-", cells-full) + "]  " + text
 }
 
 // line returns one line for a log.

@@ -1,0 +1,444 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"packhold/cmd/packhold/internal/cli/config"
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/repo"
+	"packhold/repo/audit"
+	"packhold/repo/backup"
+	"packhold/repo/snapshot"
+)
+
+func (a *app) backupCommand() *cli.Command {
+	return &cli.Command{
+		Name: "backup", Usage: "back up files into the repository", ArgsUsage: "[-- COMMAND [ARG...]]",
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "source", Aliases: []string{"s"}, Usage: "`PATH` to back up; may be repeated", TakesFile: true},
+			&cli.StringFlag{Name: "type", Usage: "`TYPE`: full reads everything, incremental compares with the last backup, differential with the last full one (default incremental)"},
+			&cli.StringFlag{Name: "job", Usage: "take sources and options of the job `NAME` in the configuration"},
+			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN`; may be repeated"},
+			&cli.StringSliceFlag{Name: "exclude-file", Usage: "`FILE` of patterns, one a line, # begins a comment", TakesFile: true},
+			&cli.BoolFlag{Name: "exclude-caches", Usage: "leave out the contents of folders with a CACHEDIR.TAG"},
+			&cli.StringFlag{Name: "exclude-larger-than", Usage: "leave out files larger than `SIZE`"},
+			&cli.BoolFlag{Name: "one-file-system", Aliases: []string{"x"}, Usage: "do not enter other file systems"},
+			&cli.StringSliceFlag{Name: "tag", Usage: "`TAG` of the snapshot; may be repeated"},
+			&cli.BoolFlag{Name: "stdin", Usage: "back up what comes from standard input"},
+			&cli.BoolFlag{Name: "stdin-from-command", Usage: "back up what COMMAND prints; if it fails there is no snapshot"},
+			&cli.StringFlag{Name: "stdin-filename", Value: "stdin", Usage: "`NAME` of the file that --stdin becomes"},
+			&cli.StringFlag{Name: "compression", Usage: "`LEVEL`: auto, off, fastest, default, better or best (default: as init set)"},
+			&cli.BoolFlag{Name: "no-validate", Usage: "do not read back what was stored"},
+			&cli.BoolFlag{Name: "no-cache", Usage: "keep no copy of the tree on this machine; the next incremental backup reads every file"},
+			&cli.BoolFlag{Name: "with-atime", Usage: "record access times"},
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
+			keyHintFlag(), keyFileFlag(),
+		},
+		Action: a.action(a.backup),
+	}
+}
+
+func keyHintFlag() cli.Flag {
+	return &cli.StringFlag{Name: "key-hint", Usage: "try only the key slot whose `ID` begins so"}
+}
+
+func keyFileFlag() cli.Flag {
+	return &cli.StringFlag{Name: "key-file", Usage: "use the exported key in `FILE` in place of the repository's key slots", TakesFile: true}
+}
+
+func (a *app) backup(ctx context.Context, v values, args []string) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	o, err := a.backupOptions(v, s, args)
+	if err != nil {
+		return err
+	}
+	r, err := a.openRepository(ctx, v, writerKey)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	command, err := a.stream(ctx, v, args, o)
+	if err != nil {
+		return err
+	}
+	defer command.stop()
+	o.Avoid = []string{s.Repository.Path, s.Folders.Cache}
+	if !v.Bool("no-cache") {
+		o.CacheDir = r.cacheDir
+	}
+	if !o.DryRun {
+		if o.Journal, err = r.journal(ctx); err != nil {
+			return err
+		}
+	}
+	c := new(progress.Counter)
+	p := &backupProgress{c: c}
+	o.Progress = p
+	start := a.env.Now()
+	var res *backup.Result
+	err = a.watch("backing up", c, func() error {
+		if a.out.screen.Terminal && !a.out.quiet && o.Stdin == nil {
+			scanning, stop := context.WithCancel(ctx)
+			done := make(chan struct{})
+			go func() { defer close(done); p.scan(scanning, o.Sources) }()
+			defer func() { stop(); <-done }()
+		}
+		var err error
+		res, err = backup.Run(ctx, r.Repo, *o)
+		return err
+	})
+	took := a.env.Now().Sub(start)
+	if err != nil {
+		if !o.DryRun && ctx.Err() == nil {
+			e := outcomeOf(err, 0)
+			e.Op, e.Job, e.Duration = "backup", o.Job, took
+			_ = r.record(ctx, e) // the failure that is reported is the backup's
+		}
+		return err
+	}
+	if res.Snapshot != nil {
+		if err := r.keepBody(res.Snapshot); err != nil {
+			a.out.warn("cache", err.Error())
+		}
+		e := outcomeOf(nil, len(res.Skipped))
+		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
+		if err := r.record(ctx, e); err != nil {
+			return err
+		}
+	}
+	return a.backupSummary(o, res, took)
+}
+
+// backupOptions puts together what the flags, the job and the configuration file say.
+func (a *app) backupOptions(v values, s *config.Settings, args []string) (*backup.Options, error) {
+	job := &config.Job{}
+	if name := v.String("job"); name != "" {
+		found, ok := s.File.Job(name)
+		if ok {
+			job = found
+			if len(job.Source) == 0 {
+				return nil, fail.Usagef("job", "packhold config show", "job %s has no source", term.Name(name))
+			}
+		} // otherwise the name is only recorded
+	}
+	o := &backup.Options{Job: v.String("job"), DryRun: v.Bool("dry-run"), ATime: v.Bool("with-atime"), Hostname: hostName(), User: userName(),
+		Program: program(), Now: a.env.Now, Tags: append(append(append([]string{}, s.File.Tags...), job.Tags...), v.StringSlice("tag")...)}
+	sources := v.StringSlice("source")
+	if len(sources) == 0 {
+		sources = job.Source
+	}
+	for _, p := range sources {
+		abs, err := filepath.Abs(p)
+		if err != nil || p == "" {
+			return nil, fail.Usagef("source", "packhold help backup", "%s is no source", term.Name(p))
+		}
+		o.Sources = append(o.Sources, abs)
+	}
+	stream := v.Bool("stdin") || v.Bool("stdin-from-command")
+	switch {
+	case stream && len(o.Sources) > 0:
+		return nil, fail.Usagef("source", "packhold help backup", "--stdin and --source exclude each other")
+	case !stream && len(o.Sources) == 0:
+		return nil, fail.Usagef("source", "packhold backup --source PATH", "nothing to back up is named")
+	case !v.Bool("stdin-from-command") && len(args) > 0:
+		return nil, fail.Usagef("argument", "packhold backup --source "+term.Name(args[0]), "found %s, which belongs to no flag", term.Name(args[0]))
+	}
+	kind := v.String("type")
+	if kind == "" {
+		kind = job.Type
+	}
+	switch kind {
+	case "full":
+		o.Type = snapshot.Full
+	case "", "incremental":
+		o.Type = snapshot.Incremental
+	case "differential":
+		o.Type = snapshot.Differential
+	default:
+		return nil, fail.Usagef("type", "packhold help backup", "%s is none of full, incremental, differential", term.Name(kind))
+	}
+	if n := v.String("exclude-larger-than"); n != "" {
+		size, err := term.ParseSize(n)
+		if err != nil {
+			return nil, fail.Usagef("size", "packhold help backup", "%v", err)
+		}
+		o.LargerThan = size
+	}
+	o.ExcludeCaches = v.Bool("exclude-caches") || s.File.ExcludeCaches
+	o.OneFileSystem = v.Bool("one-file-system") || s.File.OneFileSystem
+	if job.ExcludeCaches != nil && !v.IsSet("exclude-caches") {
+		o.ExcludeCaches = *job.ExcludeCaches
+	}
+	if job.OneFileSystem != nil && !v.IsSet("one-file-system") {
+		o.OneFileSystem = *job.OneFileSystem
+	}
+	for _, level := range []string{v.String("compression"), job.Compression, s.File.Compression} {
+		if level != "" {
+			l, err := compressionLevel(level)
+			if err != nil {
+				return nil, err
+			}
+			o.Session.Compression = l
+			break
+		}
+	}
+	o.Session.NoValidate = v.Bool("no-validate")
+	var err error
+	o.Exclude, err = excludes(v, s.File, job)
+	return o, err
+}
+
+// excludes collects the patterns of flags, job, file, and the files they name.
+func excludes(v values, file *config.File, job *config.Job) (*backup.Excludes, error) {
+	patterns := append(append(append([]string{}, file.Exclude...), job.Exclude...), v.StringSlice("exclude")...)
+	for _, name := range append(append(append([]string{}, file.ExcludeFile...), job.ExcludeFile...), v.StringSlice("exclude-file")...) {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fail.Usagef("exclude-file", "check the path", "the exclude file cannot be read: %v", err)
+		}
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			if l := lines.Text(); strings.TrimSpace(l) != "" && !strings.HasPrefix(l, "#") {
+				patterns = append(patterns, l)
+			}
+		}
+		f.Close()
+		if err := lines.Err(); err != nil {
+			return nil, fail.Usagef("exclude-file", "check the file", "the exclude file cannot be read: %v", err)
+		}
+	}
+	if len(patterns) == 0 {
+		return nil, nil
+	}
+	x, err := backup.NewExcludes(patterns)
+	if err != nil {
+		return nil, fail.Usagef("pattern", "packhold help backup", "%v", err)
+	}
+	return x, nil
+}
+
+// streamCommand is a command whose output is backed up; nil is none.
+type streamCommand struct {
+	io.Reader
+	cmd  *exec.Cmd
+	done bool
+}
+
+// Read returns the command's output, and its failure in place of the end.
+func (s *streamCommand) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if n == 0 && err != nil && !s.done {
+		s.done = true
+		if werr := s.cmd.Wait(); werr != nil {
+			return 0, fmt.Errorf("%s: %w", term.Name(s.cmd.Path), werr)
+		}
+	}
+	return n, err
+}
+
+func (s *streamCommand) stop() {
+	if s != nil && !s.done {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+	}
+}
+
+// stream sets up the backup of standard input or of a command's output.
+func (a *app) stream(ctx context.Context, v values, args []string, o *backup.Options) (*streamCommand, error) {
+	if !v.Bool("stdin") && !v.Bool("stdin-from-command") {
+		return nil, nil
+	}
+	o.StdinName = strings.TrimPrefix(filepath.ToSlash(v.String("stdin-filename")), "/")
+	if err := snapshot.CheckName(o.StdinName); err != nil {
+		return nil, fail.Usagef("stdin-filename", "packhold help backup", "%v", err)
+	}
+	if !v.Bool("stdin-from-command") {
+		o.Stdin = a.env.Stdin
+		return nil, nil
+	}
+	if len(args) == 0 {
+		return nil, fail.Usagef("command", "packhold backup --stdin-from-command -- COMMAND", "no command is named")
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stderr = a.env.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return nil, fail.Usagef("command", "check the command", "the command cannot be run: %v", err)
+	}
+	s := &streamCommand{Reader: out, cmd: cmd}
+	o.Stdin = s
+	return s, nil
+}
+
+// backupProgress counts for the screen.
+type backupProgress struct {
+	c        *progress.Counter
+	expected atomic.Bool
+}
+
+func (p *backupProgress) Expect(files, bytes int64) {
+	p.expected.Store(true)
+	p.c.Total(files, bytes)
+}
+func (p *backupProgress) Start(path string)                 { p.c.File(path) }
+func (p *backupProgress) Done(files, bytes, _ int64)        { p.c.Done(files, bytes) }
+func (p *backupProgress) Skipped(path string, reason error) { p.c.Warn(path, reason.Error()) }
+
+// scan adds up what a first backup has to do, beside it.
+func (p *backupProgress) scan(ctx context.Context, sources []string) {
+	var files, bytes int64
+	for _, s := range sources {
+		filepath.WalkDir(s, func(_ string, d fs.DirEntry, err error) error {
+			if ctx.Err() != nil || p.expected.Load() {
+				return fs.SkipAll
+			}
+			if err != nil || !d.Type().IsRegular() {
+				return nil
+			}
+			if i, err := d.Info(); err == nil {
+				files++
+				bytes += i.Size()
+			}
+			return nil
+		})
+	}
+	if ctx.Err() == nil && !p.expected.Load() {
+		p.c.Total(files, bytes)
+	}
+}
+
+// backupSummary tells what was done, and makes skipped items exit code 3.
+func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Duration) error {
+	st := res.Stats
+	id, number := "", uint64(0)
+	if res.Snapshot != nil {
+		id, number = res.Snapshot.ID().String(), res.Snapshot.Number
+	}
+	if res.CacheErr != nil {
+		a.out.warn("cache", res.CacheErr.Error())
+	}
+	if res.Fallback > 0 {
+		a.out.warn("compression", fmt.Sprintf("%d blobs did not come back from the encoder and were stored uncompressed: suspect the memory of this machine", res.Fallback))
+	}
+	if a.out.json {
+		err := a.out.object("summary", struct {
+			DryRun      bool    `json:"dry_run,omitempty"`
+			Snapshot    string  `json:"snapshot_id,omitempty"`
+			Number      uint64  `json:"number,omitempty"`
+			Files       uint64  `json:"files"`
+			Dirs        uint64  `json:"dirs"`
+			Others      uint64  `json:"others"`
+			New         uint64  `json:"files_new"`
+			Changed     uint64  `json:"files_changed"`
+			Unmodified  uint64  `json:"files_unmodified"`
+			Skipped     uint64  `json:"skipped"`
+			BytesTotal  uint64  `json:"bytes_total"`
+			BytesRead   uint64  `json:"bytes_read"`
+			BytesNew    uint64  `json:"bytes_new"`
+			BytesStored uint64  `json:"bytes_stored"`
+			Blobs       uint64  `json:"blobs_new"`
+			Adopted     uint64  `json:"packs_adopted"`
+			Validated   bool    `json:"validated"`
+			Seconds     float64 `json:"seconds"`
+		}{o.DryRun, id, number, st.Files, st.Dirs, st.Others, st.New, st.Changed, st.Unmodified, st.Skipped, st.BytesTotal, st.BytesRead,
+			st.BytesNew, st.BytesStored, st.Blobs, res.Stored.Adopted, !o.Session.NoValidate && !o.DryRun, took.Seconds()})
+		if err != nil {
+			return err
+		}
+	} else {
+		verb := "saved"
+		if o.DryRun {
+			verb = "would be saved"
+		}
+		a.out.say("files: %s new, %s changed, %s unmodified (%s, %s)", term.Count(int64(st.New)), term.Count(int64(st.Changed)), term.Count(int64(st.Unmodified)),
+			term.Plural(int64(st.Files), "file"), term.Bytes(int64(st.BytesTotal)))
+		if o.DryRun {
+			a.out.say("to read: %s; nothing was changed", term.Bytes(int64(st.BytesRead)))
+		} else {
+			a.out.say("bytes: %s read, %s new, %s stored; dedup %s, compression %s", term.Bytes(int64(st.BytesRead)), term.Bytes(int64(st.BytesNew)), term.Bytes(int64(st.BytesStored)),
+				term.Ratio(int64(st.BytesTotal), int64(st.BytesNew)), term.Ratio(int64(st.BytesNew), int64(st.BytesStored)))
+			if res.Stored.Adopted > 0 {
+				a.out.say("found again: %s of an interrupted backup", term.Plural(int64(res.Stored.Adopted), "pack"))
+			}
+			checked := ", read back and compared"
+			if o.Session.NoValidate {
+				checked = ""
+			}
+			a.out.say("snapshot %d (%s) %s in %s%s", number, id, verb, term.Duration(took), checked)
+		}
+	}
+	if st.Skipped == 0 {
+		return nil
+	}
+	return &fail.Error{Code: fail.Skipped, Word: "source.skipped", Problem: term.Plural(int64(st.Skipped), "item") + " of the source could not be saved",
+		Where: term.Names(o.Sources), Effect: "Everything else is saved; the skipped items are listed above and in the snapshot.",
+		Next: "mend what the list says, then run the backup again", Cause: errors.New("skipped items")}
+}
+
+// keepBody keeps the part of a snapshot that only readers may see for this host's own list.
+func (r *repository) keepBody(s *repo.Snapshot) error {
+	if r.credential == nil || s.Body == nil {
+		return nil
+	}
+	b, err := s.Body.Marshal()
+	if err != nil {
+		return err
+	}
+	sealed, err := r.credential.Local.Seal("body", b)
+	if err != nil {
+		return err
+	}
+	return writeFile(r.bodyPath(s), sealed)
+}
+
+func (r *repository) bodyPath(s *repo.Snapshot) string {
+	return filepath.Join(r.cacheDir, "bodies", s.ID().String())
+}
+
+// body finds the part of a snapshot that only readers may see: with the passphrase, or if this host made it. nil if it stays closed.
+func (r *repository) body(s *repo.Snapshot) *snapshot.Body {
+	if r.CanRead() {
+		if b, err := r.OpenBody(s); err == nil {
+			return b
+		}
+	}
+	if r.credential == nil || s.Host != r.credential.Identity.Host {
+		return nil
+	}
+	sealed, err := os.ReadFile(r.bodyPath(s))
+	if err != nil {
+		return nil
+	}
+	b, err := r.credential.Local.Open("body", sealed)
+	if err != nil {
+		return nil
+	}
+	body, err := snapshot.ParseBody(b)
+	if err != nil {
+		return nil
+	}
+	return body
+}
+
+var _ = audit.Success

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/crypt"
+	"packhold/repo/audit"
+)
+
+func (a *app) hostCommand() *cli.Command {
+	return &cli.Command{
+		Name: "host", Usage: "manage the hosts that back up here",
+		Subcommands: []*cli.Command{
+			{Name: "list", Usage: "list the hosts and key holders", Flags: []cli.Flag{keyHintFlag(), keyFileFlag()}, Action: a.action(a.hostList)},
+			{Name: "enroll", Usage: "make this machine a host: from then on it backs up without the passphrase", Flags: []cli.Flag{
+				&cli.StringFlag{Name: "name", Usage: "`NAME` of the host (default: the machine's)"},
+				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
+				keyHintFlag(), keyFileFlag(),
+			}, Action: a.action(a.hostEnroll)},
+		},
+	}
+}
+
+// repoHost is the text of a 16-byte name.
+func repoHost(id [16]byte) string { return hex.EncodeToString(id[:]) }
+
+// roleNames lists roles for people.
+func roleNames(r crypt.Role) string {
+	var out []string
+	for _, n := range []struct {
+		role crypt.Role
+		name string
+	}{{crypt.RoleWriter, "writer"}, {crypt.RoleReader, "reader"}, {crypt.RoleAdmin, "admin"}, {crypt.RolePrune, "prune"}, {crypt.RoleOperator, "operator"}} {
+		if r&n.role != 0 {
+			out = append(out, n.name)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+func (a *app) hostList(ctx context.Context, v values, _ []string) error {
+	r, err := a.openRepository(ctx, v, writerKey)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	snaps, err := r.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	type use struct {
+		count int
+		last  time.Time
+	}
+	uses := make(map[crypt.HostID]use)
+	for _, s := range snaps {
+		u := uses[s.Host]
+		u.count++
+		if t := s.StartTime(); t.After(u.last) {
+			u.last = t
+		}
+		uses[s.Host] = u
+	}
+	hosts := r.Trust().Certificates()
+	slices.SortFunc(hosts, func(x, y *crypt.Certificate) int {
+		return strings.Compare(x.Name+x.Host.String(), y.Name+y.Host.String())
+	})
+	t := &term.Table{Header: []string{"ID", "ROLES", "SINCE", "SNAPSHOTS", "LAST", "NAME"}, Right: []int{3}}
+	for _, h := range hosts {
+		u := uses[h.Host]
+		if a.out.json {
+			line := struct {
+				ID        string     `json:"id"`
+				Name      string     `json:"name"`
+				Raw       string     `json:"name_raw,omitempty"`
+				Roles     string     `json:"roles"`
+				Since     time.Time  `json:"since"`
+				Snapshots int        `json:"snapshots"`
+				Last      *time.Time `json:"last,omitempty"`
+				This      bool       `json:"this"`
+			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: u.count,
+				This: r.credential != nil && h.Host == r.credential.Identity.Host}
+			line.Name, line.Raw = term.RawName(h.Name)
+			if u.count > 0 {
+				last := u.last.UTC()
+				line.Last = &last
+			}
+			if err := a.out.object("host", line); err != nil {
+				return err
+			}
+			continue
+		}
+		last := "-"
+		if u.count > 0 {
+			last = term.Time(u.last, a.env.Zone)
+		}
+		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.env.Zone), term.Count(int64(u.count)), last, term.Name(h.Name)})
+	}
+	if a.out.json {
+		return nil
+	}
+	return a.out.table(t)
+}
+
+func (a *app) hostEnroll(ctx context.Context, v values, _ []string) error {
+	r, err := a.openRepository(ctx, v, readerKey)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	if r.credential != nil && !v.Bool("replace") {
+		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + r.credential.Identity.Host.String(),
+			Effect: "Nothing was changed.", Next: "use it as it is; --replace makes a new host of it"}
+	}
+	name := v.String("name")
+	if name == "" {
+		name = hostName()
+	}
+	c, err := r.EnrollHost(ctx, name)
+	if err != nil {
+		return err
+	}
+	path, err := r.writeCredential(c)
+	if err != nil {
+		return err
+	}
+	r.AdoptCredential(c)
+	if err := r.record(ctx, audit.Event{Op: "host enroll", Outcome: audit.Success, Object: c.Identity.Host.String()}); err != nil {
+		return err
+	}
+	if a.out.json {
+		return a.out.object("host_enrolled", struct {
+			ID         string `json:"id"`
+			Credential string `json:"credential"`
+		}{c.Identity.Host.String(), path})
+	}
+	a.out.say("host %v enrolled as %s; its credential is %s", c.Identity.Host, term.Name(name), term.Name(path))
+	return nil
+}

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+
+	"github.com/urfave/cli/v2"
+
+	"packhold/chunk"
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/pack"
+	"packhold/repo"
+	"packhold/repo/audit"
+)
+
+func (a *app) initCommand() *cli.Command {
+	return &cli.Command{
+		Name: "init", Usage: "make a new repository and enroll this host",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "chunker", Value: chunk.Gear, Usage: "`RULE` that cuts files: gear or rabin"},
+			&cli.StringFlag{Name: "chunk-size", Usage: "average `SIZE` of chunks, 64K to 4M; small ones suit databases"},
+			&cli.StringFlag{Name: "pack-size", Value: "32M", Usage: "target `SIZE` of pack files, 1M to 240M"},
+			&cli.IntFlag{Name: "parity", Value: 2, Usage: "parity shards per pack, 0 to 16: so many bad shards are mended"},
+			&cli.StringFlag{Name: "compression", Value: "auto", Usage: "`LEVEL`: auto, off, fastest, default, better or best"},
+			&cli.StringFlag{Name: "profile", Value: string(repo.Standard), Usage: "`NAME` of the set of algorithms: standard or fips"},
+			&cli.StringFlag{Name: "label", Usage: "`TEXT` that says whose passphrase this is"},
+		},
+		Action: a.action(a.initialize),
+	}
+}
+
+// compressionLevel reads a level as users write it.
+func compressionLevel(s string) (string, error) {
+	if s == "off" {
+		s = "none"
+	}
+	if _, err := pack.ParseLevel(s); err != nil {
+		return "", fail.Usagef("compression", "packhold help init", "%v", err)
+	}
+	return s, nil
+}
+
+func (a *app) initialize(ctx context.Context, v values, _ []string) error {
+	o, err := a.initOptions(v)
+	if err != nil {
+		return err
+	}
+	st, err := a.storage(true)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if _, err := repo.ReadConfig(ctx, st); err == nil {
+		return repo.ErrExists // said before a passphrase is asked for
+	}
+	p, err := a.newPassphrase(ctx, "PACKHOLD_PASSPHRASE")
+	if err != nil {
+		return err
+	}
+	defer p.Zero()
+	o.Passphrase = p.Bytes()
+	a.out.detail("making keys, which takes a few seconds")
+	c, err := repo.Init(ctx, st, o)
+	if err != nil {
+		return err
+	}
+	r := a.place(c.Repo)
+	r.store = st
+	path, err := r.writeCredential(c)
+	if err != nil {
+		return err
+	}
+	r.credential = c
+	if r.Repo, err = repo.Open(ctx, st, repo.Access{Credential: c}, repo.Options{Now: a.env.Now}); err != nil {
+		return err
+	}
+	if err := r.record(ctx, audit.Event{Op: "init", Outcome: audit.Success, Object: hex.EncodeToString(c.Repo[:])}); err != nil {
+		return err
+	}
+	id := hex.EncodeToString(c.Repo[:])
+	if a.out.json {
+		return a.out.object("initialized", struct {
+			Repository string `json:"repository"`
+			ID         string `json:"id"`
+			Host       string `json:"host"`
+			Credential string `json:"credential"`
+		}{a.where, id, c.Identity.Host.String(), path})
+	}
+	a.out.say("repository %s made at %s", id, term.Name(a.where))
+	a.out.say("this host may back up without the passphrase: its credential is %s", term.Name(path))
+	a.out.say("")
+	a.out.say("WARNING: the passphrase cannot be recovered. Whoever loses it loses every backup in here.")
+	a.out.say("Keep a second way in on paper, away from this machine:  packhold key export > paper-key.txt")
+	return nil
+}
+
+func (a *app) initOptions(v values) (o repo.InitOptions, err error) {
+	usage := func(err error) (repo.InitOptions, error) {
+		return o, fail.Usagef("value", "packhold help init", "%v", err)
+	}
+	o.Config.Chunker = chunk.DefaultParams()
+	if v.IsSet("chunk-size") || v.String("chunker") != chunk.Gear {
+		avg := int64(o.Config.Chunker.Avg)
+		if v.IsSet("chunk-size") {
+			if avg, err = term.ParseSize(v.String("chunk-size")); err != nil {
+				return usage(err)
+			}
+		}
+		if o.Config.Chunker, err = chunk.ParamsFor(v.String("chunker"), int(min(avg, 1<<30))); err != nil {
+			return usage(err)
+		}
+	}
+	size, err := term.ParseSize(v.String("pack-size"))
+	if err != nil {
+		return usage(err)
+	}
+	if size < repo.MinPackSize || size > repo.MaxPackSize {
+		return o, fail.Usagef("value", "packhold help init", "a pack size of %s is not between %s and %s", term.Bytes(size), term.Bytes(repo.MinPackSize), term.Bytes(repo.MaxPackSize))
+	}
+	o.PackSize = int(size)
+	if o.Parity = v.Int("parity"); o.Parity < 0 || o.Parity > pack.MaxParity {
+		return o, fail.Usagef("value", "packhold help init", "%d parity shards are not between 0 and %d", o.Parity, pack.MaxParity)
+	}
+	if o.Compression, err = compressionLevel(v.String("compression")); err != nil {
+		return o, err
+	}
+	switch o.Config.Profile = repo.Profile(v.String("profile")); o.Config.Profile {
+	case repo.Standard, repo.FIPS:
+	default:
+		return o, fail.Usagef("value", "packhold help init", "profile %s is neither standard nor fips", term.Name(v.String("profile")))
+	}
+	o.HostName, o.Now = hostName(), a.env.Now()
+	if o.Label = v.String("label"); o.Label == "" {
+		o.Label = userName() + "@" + o.HostName
+	}
+	return o, nil
+}

@@ -1,0 +1,244 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+
+	"packhold/backends"
+	"packhold/backends/local"
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/paper"
+	"packhold/cmd/packhold/internal/cli/secret"
+	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/audit"
+)
+
+// keyNeed is what a command has to be able to do.
+type keyNeed int
+
+const (
+	writerKey keyNeed = iota // this host's credential is enough; without one, the passphrase
+	readerKey                // the passphrase
+	anyKey                   // the passphrase if there is one, otherwise the credential
+)
+
+// repository is an open repository and what this machine keeps beside it.
+type repository struct {
+	*repo.Repo
+	a          *app
+	store      *local.Store
+	credential *crypt.Credential // nil: this host is not enrolled
+	cacheDir   string
+	stateDir   string
+	configDir  string
+	log        *audit.Log // nil until journal
+}
+
+// storage opens the place of the repository. With create a local folder is made.
+func (a *app) storage(create bool) (*local.Store, error) {
+	s, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	a.where = s.Repository.String()
+	if err := s.Repository.Supported(); err != nil {
+		return nil, err
+	}
+	st, err := local.Open(s.Repository.Path, local.Options{Create: create})
+	if !create && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
+	}
+	return st, err
+}
+
+// openRepository opens the repository with what need asks for. The caller closes it.
+func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repository, error) {
+	st, err := a.storage(false)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.openIn(ctx, v, st, need)
+	if err != nil {
+		st.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNeed) (*repository, error) {
+	cfg, err := repo.ReadConfig(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	r := a.place(cfg.ID)
+	r.store = st
+	if r.credential, err = readCredential(filepath.Join(r.configDir, credentialFile)); err != nil {
+		return nil, err
+	}
+	access := repo.Access{Credential: r.credential, Hint: v.String("key-hint")}
+	if need != writerKey || r.credential == nil {
+		p, err := a.passphrase(ctx)
+		switch {
+		case err == nil:
+			defer p.Zero()
+			access.Passphrase = p.Bytes()
+			if err := a.keyFile(v, &access); err != nil {
+				return nil, err
+			}
+		case need == anyKey && r.credential != nil && errors.Is(err, secret.ErrNone):
+		default:
+			return nil, err
+		}
+	}
+	r.Repo, err = repo.Open(ctx, st, access, repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index")})
+	if err != nil {
+		return nil, err
+	}
+	return r, os.MkdirAll(r.cacheDir, 0o700)
+}
+
+// keyFile reads the exported key that --key-file names.
+func (a *app) keyFile(v values, access *repo.Access) error {
+	name := v.String("key-file")
+	if name == "" {
+		return nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if access.Paper, err = paper.Read(f); err != nil {
+		return fail.Usagef("key-file", "check the file against the paper", "%s: %v", term.Name(name), err)
+	}
+	return nil
+}
+
+// place finds the folders of one repository on this machine.
+func (a *app) place(id crypt.RepoID) *repository {
+	name := hex.EncodeToString(id[:])
+	f := a.found.Folders
+	return &repository{a: a, cacheDir: filepath.Join(f.Cache, name), stateDir: filepath.Join(f.State, name), configDir: filepath.Join(f.Config, name)}
+}
+
+// close tells of objects that were not used, and lets the storage go.
+func (r *repository) close() {
+	for _, p := range r.Problems() {
+		r.a.out.warn(p.Object, p.Err.Error())
+	}
+	r.store.Close()
+}
+
+// credentialFile holds the writer credential, in the repository's configuration folder.
+const credentialFile = "writer.json"
+
+// readCredential reads a credential, nil if there is none.
+func readCredential(path string) (*crypt.Credential, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := new(crypt.Credential)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, &fail.Error{Code: fail.Passphrase, Word: "key.credential", Problem: "this host's credential cannot be used: " + err.Error(), Where: term.Name(path),
+			Effect: "Nothing was changed.", Next: "restore the file, or remove it and run: packhold host enroll", Cause: err}
+	}
+	return c, nil
+}
+
+// writeCredential stores a credential for its owner's eyes only, durably: without it unattended backups stop.
+func (r *repository) writeCredential(c *crypt.Credential) (string, error) {
+	b, err := c.MarshalJSON()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(r.configDir, credentialFile)
+	return path, writeFile(path, append(b, '\n'))
+}
+
+// writeFile replaces a small private file in one step.
+func writeFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// journal opens this host's audit log. A holder of a passphrase on a machine that is no host signs with the key slot's identity.
+func (r *repository) journal(ctx context.Context) (*audit.Log, error) {
+	if r.log == nil {
+		l, err := audit.Open(ctx, r.Repo, audit.Options{State: filepath.Join(r.stateDir, "audit.json"), Now: r.a.env.Now, User: userName(), Tool: program()})
+		if err != nil {
+			return nil, err
+		}
+		r.log = l
+	}
+	return r.log, nil
+}
+
+// record appends an entry about what the command did. It comes before anything that changes or reads what is protected is reported as done.
+func (r *repository) record(ctx context.Context, e audit.Event) error {
+	l, err := r.journal(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = l.Append(ctx, e)
+	return err
+}
+
+// outcomeOf is what the audit log says of an operation that ended with err.
+func outcomeOf(err error, problems int) audit.Event {
+	switch {
+	case err != nil:
+		return audit.Event{Outcome: audit.Failed, Reason: err.Error()}
+	case problems > 0:
+		return audit.Event{Outcome: audit.Partial}
+	}
+	return audit.Event{Outcome: audit.Success}
+}
+
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprint("uid ", os.Getuid())
+}
+
+// hostName is the name of this machine.
+func hostName() string {
+	if h, err := os.Hostname(); err == nil && h != "" {
+		return h
+	}
+	return "unnamed"
+}
+
+// program is the name and version that records carry.
+func program() string { return "packhold " + readBuild().Version }
+
+var _ backends.Storage = (*local.Store)(nil)
