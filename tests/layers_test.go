@@ -202,8 +202,7 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// The plan names no room twice removed from the code by a spelling mistake: what exists of it is checked by TestLayers,
-// and these must exist.
+// The rooms of the main job exist: a wrong name in the plan would leave a package unchecked.
 func TestRoomsExist(t *testing.T) {
 	all := packages(t)
 	for _, name := range []string{"cmd/packhold", "cmd/packhold/internal/cli", "repo", "repo/backup", "repo/restore", "repo/check", "repo/audit",

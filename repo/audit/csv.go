@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/csv"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"iter"
@@ -37,7 +38,7 @@ func writeCSV(w io.Writer, records iter.Seq2[Record, error]) error {
 		}
 		row := []string{r.Time.UTC().Format(timeLayout), strings.ToUpper(r.Op), r.User, status(r.Outcome), strconv.FormatUint(r.Seq, 10), r.Host, r.Origin, r.Job,
 			r.Object, r.Snapshot, strconv.FormatUint(r.Bytes, 10), strconv.FormatInt(r.Duration.Milliseconds(), 10), r.Reason, r.Approver,
-			fmt.Sprintf("%x", r.Leaf)}
+			hex.EncodeToString(r.Leaf[:])}
 		for i := range row {
 			row[i] = cell(row[i])
 		}

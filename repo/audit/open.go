@@ -164,8 +164,7 @@ func (l *Log) find(ctx context.Context) error {
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = tampered("reading", name, err)
 	}
-	switch {
-	case errors.Is(err, repo.ErrDamaged), errors.Is(err, repo.ErrTampered):
+	if isProblem(err) {
 		l.problem(name, err)
 		l.restart("its last tile is damaged or gone")
 		return nil
@@ -176,9 +175,8 @@ func (l *Log) find(ctx context.Context) error {
 // logFiles is what a listing shows of one log.
 type logFiles struct {
 	tag         string
-	checkpoints []stored // sorted by size
-	data        map[int64][]stored
-	hashes      map[tlog.Tile]stored
+	checkpoints []stored           // sorted by size
+	data        map[int64][]stored // data tiles by number, sorted by width
 }
 
 // stored is one object of a log: a checkpoint of size n, or a tile of width n.
@@ -208,7 +206,7 @@ func listLogs(ctx context.Context, r *repo.Repo, prefix string) (logs map[string
 		}
 		f := logs[parts[1]]
 		if f == nil {
-			f = &logFiles{tag: parts[1], data: make(map[int64][]stored), hashes: make(map[tlog.Tile]stored)}
+			f = &logFiles{tag: parts[1], data: make(map[int64][]stored)}
 		}
 		if !f.add(parts[2], info) {
 			foreign++
@@ -240,15 +238,10 @@ func (f *logFiles) add(path string, info backends.Info) bool {
 		return true
 	}
 	t, ok := parseTilePath(path)
-	switch {
-	case !ok:
-		return false
-	case t.L < 0:
+	if ok && t.L < 0 { // hash tiles are asked for by name
 		f.data[t.N] = append(f.data[t.N], stored{uint64(t.W), info})
-	default:
-		f.hashes[t] = stored{uint64(t.W), info}
 	}
-	return true
+	return ok
 }
 
 // newest returns the valid checkpoint of the greatest size, nil if there is none. An invalid one is passed over: Verify reports it.
@@ -258,7 +251,7 @@ func (f *logFiles) newest(ctx context.Context, r *repo.Repo) (*checkpoint, error
 		switch {
 		case err == nil:
 			return c, nil
-		case errors.Is(err, repo.ErrDamaged), errors.Is(err, repo.ErrTampered), errors.Is(err, fs.ErrNotExist):
+		case isProblem(err), errors.Is(err, fs.ErrNotExist):
 		default:
 			return nil, err
 		}

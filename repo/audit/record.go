@@ -206,16 +206,17 @@ func parseRecord(line []byte) (r Record, err error) {
 	if len(line) > MaxRecord {
 		return r, fmt.Errorf("%d bytes, the limit is %d", len(line), MaxRecord)
 	}
-	var version struct{ V uint64 }
-	if err := json.Unmarshal(line, &version); err != nil {
-		return r, err
-	}
-	if version.V > recordVersion {
-		return r, fmt.Errorf("%w: version %d, this program knows %d", crypt.ErrFormat, version.V, recordVersion)
-	}
 	var f recordForm
 	if err := json.Unmarshal(line, &f); err != nil {
-		return r, err
+		// A later version may have given a key another type.
+		var later struct{ V uint64 }
+		if json.Unmarshal(line, &later) != nil {
+			return r, err
+		}
+		f.V = later.V
+	}
+	if f.V > recordVersion {
+		return r, fmt.Errorf("%w: version %d, this program knows %d", crypt.ErrFormat, f.V, recordVersion)
 	}
 	at, err := time.Parse(timeLayout, f.Time)
 	if err != nil {

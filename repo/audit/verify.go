@@ -75,7 +75,6 @@ type verifiedLog struct {
 	points   []*checkpoint // valid ones, by size
 	problems []repo.Problem
 	roots    map[uint64]*proof // what others say of the log, by size; filled by readTiles
-	last     bool              // it is not read once more: what is missing is gone
 	summary  Summary
 }
 
@@ -203,9 +202,6 @@ func (v *verifier) judgeSnapshot(s *repo.Snapshot) {
 }
 
 func (log *verifiedLog) problem(object string, err error) {
-	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, repo.ErrTampered) {
-		err = tampered("reading", object, err)
-	}
 	log.problems = append(log.problems, repo.Problem{Object: object, Err: err})
 }
 
@@ -218,7 +214,7 @@ func (log *verifiedLog) readCheckpoints(ctx context.Context, r *repo.Repo) error
 	for i, s := range log.files.checkpoints {
 		g.Go(func() error {
 			found[i], errs[i] = readCheckpoint(gctx, r, s)
-			if err := errs[i]; err != nil && !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, fs.ErrNotExist) {
+			if err := errs[i]; err != nil && !isProblem(err) && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 			return nil
@@ -255,40 +251,17 @@ func (log *verifiedLog) readCheckpoints(ctx context.Context, r *repo.Repo) error
 
 func sameHead(a, b *Head) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// retries is how often a log is read again because its owner removed what a listing showed, or stored what it passed over.
-const retries = 2
-
-// read reads the tiles, and checks the checkpoints by them.
+// read reads the tiles, and checks the checkpoints by them. want are the sizes at which others know a root.
 func (log *verifiedLog) read(ctx context.Context, r *repo.Repo, want []uint64) error {
-	prefix := "audit/" + log.files.tag + "/"
-	for try := 0; ; try++ {
-		before := len(log.problems)
-		log.last = try == retries
-		log.roots = make(map[uint64]*proof)
-		for _, n := range want {
-			log.roots[n] = new(proof)
-		}
-		for _, c := range log.points {
-			log.roots[c.tree.size] = new(proof)
-		}
-		err := log.readTiles(ctx, r)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		log.problems = log.problems[:before]
-		logs, _, err := listLogs(ctx, r, prefix)
-		if err != nil {
-			return err
-		}
-		if log.files = logs[log.files.tag]; log.files == nil {
-			log.files = &logFiles{tag: log.summary.Tag}
-		}
-		if err := log.readCheckpoints(ctx, r); err != nil {
-			return err
-		}
+	log.roots = make(map[uint64]*proof)
+	for _, n := range want {
+		log.roots[n] = new(proof)
+	}
+	for _, c := range log.points {
+		log.roots[c.tree.size] = new(proof)
+	}
+	if err := log.readTiles(ctx, r); err != nil {
+		return err
 	}
 	for _, c := range log.points {
 		if p := log.roots[c.tree.size]; p.known && p.root != c.tree.root() {
@@ -375,40 +348,52 @@ func (log *verifiedLog) push(t *tree, hashes []tlog.Hash, lines [][]byte) {
 	}
 }
 
+// retries is how often a log is listed again because its owner removed an incomplete tile that the listing showed, or stored a wider one that it
+// passed over.
+const retries = 3
+
 // readData returns the first need records of a data tile, from its narrowest object that holds them. nil after a problem.
 func (log *verifiedLog) readData(ctx context.Context, r *repo.Repo, n int64, need int) ([][]byte, error) {
-	found := false
-	for _, s := range log.files.data[n] {
-		if s.n < uint64(need) {
-			continue
+	for try := 0; ; try++ {
+		found := false
+		for _, s := range log.files.data[n] {
+			if s.n < uint64(need) {
+				continue
+			}
+			lines, err := readLines(ctx, r, s, log.summary.Host)
+			if err == nil {
+				return lines[:need], nil
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if !isProblem(err) {
+				return nil, err
+			}
+			found = true
+			log.problem(s.info.Name, err)
 		}
-		lines, err := readLines(ctx, r, s, log.summary.Host)
-		if err == nil {
-			return lines[:need], nil
+		if found {
+			return nil, nil
 		}
-		if !log.isProblem(err) {
+		if try == retries {
+			name := tileName(log.files.tag, tlog.Tile{H: tileHeight, L: -1, N: n, W: need})
+			log.problem(name, tampered("reading", name, errors.New("the records are gone")))
+			return nil, nil
+		}
+		logs, _, err := listLogs(ctx, r, "audit/"+log.files.tag+"/")
+		if err != nil {
 			return nil, err
 		}
-		found = true
-		log.problem(s.info.Name, err)
+		log.files.data = nil
+		if f := logs[log.files.tag]; f != nil {
+			log.files.data = f.data
+		}
 	}
-	if found {
-		return nil, nil
-	}
-	name := tileName(log.files.tag, tlog.Tile{H: tileHeight, L: -1, N: n, W: need})
-	err := tampered("reading", name, fmt.Errorf("the records are gone: %w", fs.ErrNotExist))
-	if !log.isProblem(err) {
-		return nil, err
-	}
-	log.problem(name, err)
-	return nil, nil
 }
 
-// isProblem reports whether err says something of the log, and not of the storage or of a listing that is out of date.
-func (log *verifiedLog) isProblem(err error) bool {
-	if errors.Is(err, fs.ErrNotExist) {
-		return log.last
-	}
+// isProblem reports whether err says something of an object, and not of the storage.
+func isProblem(err error) bool {
 	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrTampered)
 }
 
@@ -431,19 +416,17 @@ func readLines(ctx context.Context, r *repo.Repo, s stored, host crypt.HostID) (
 
 // readHashes reads a complete hash tile and compares it with hashes, if they are known. nil after a problem.
 func (log *verifiedLog) readHashes(ctx context.Context, r *repo.Repo, level int, n int64, hashes []tlog.Hash) ([]tlog.Hash, error) {
-	t := tlog.Tile{H: tileHeight, L: level, N: n, W: tileWidth}
-	name := tileName(log.files.tag, t)
-	s, ok := log.files.hashes[t]
-	var b []byte
-	err := tampered("reading", name, fmt.Errorf("the hash tile is gone: %w", fs.ErrNotExist))
-	if ok {
-		b, err = readObject(ctx, r, s)
+	name := tileName(log.files.tag, tlog.Tile{H: tileHeight, L: level, N: n, W: tileWidth})
+	b, err := get(ctx, r, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = tampered("reading", name, errors.New("the hash tile is gone"))
 	}
 	if err == nil {
 		b, err = openTile(r, name, b, log.summary.Host)
 	}
 	var listed []tlog.Hash
 	if err == nil {
+		var ok bool
 		if listed, ok = parseHashBody(b); !ok || hashes != nil && !bytes.Equal(b, hashBody(hashes)) {
 			err = tampered("reading", name, errors.New("it contradicts the records"))
 		}
@@ -451,7 +434,7 @@ func (log *verifiedLog) readHashes(ctx context.Context, r *repo.Repo, level int,
 	switch {
 	case err == nil:
 		return listed, nil
-	case log.isProblem(err):
+	case isProblem(err):
 		log.problem(name, err)
 		return nil, nil
 	}
@@ -521,7 +504,10 @@ func (log *verifiedLog) readTail(ctx context.Context, r *repo.Repo, t tree, line
 	s := tail[len(tail)-1]
 	at, width := int64((s.n-1)/tileWidth), int((s.n-1)%tileWidth)+1
 	b, err := readObject(ctx, r, s)
-	if err != nil && !log.isProblem(err) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the log goes on, and its owner removes what is superseded
+	}
+	if err != nil && !isProblem(err) {
 		return err
 	}
 	var signed *crypt.Signed

@@ -21,7 +21,6 @@ import (
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
-	"packhold/repo/audit"
 	"packhold/repo/backup"
 	"packhold/repo/snapshot"
 )
@@ -440,5 +439,3 @@ func (r *repository) body(s *repo.Snapshot) *snapshot.Body {
 	}
 	return body
 }
-
-var _ = audit.Success

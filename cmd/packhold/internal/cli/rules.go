@@ -14,6 +14,7 @@ import (
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/backup"
+	"packhold/repo/restore"
 )
 
 // rules say how errors of the rooms reach the user. Of several that match, the code with the highest priority counts, and
@@ -44,6 +45,10 @@ func rules() []fail.Rule {
 		{Is: repo.ErrNoSnapshot, Code: fail.Usage, Word: "snapshot.none", Effect: nothing, Next: "packhold list"},
 		{Is: repo.ErrAmbiguous, Code: fail.Usage, Word: "snapshot.ambiguous", Effect: nothing, Next: "name it by its ID: packhold list"},
 		{Is: repo.ErrStorage, Code: fail.Unreachable, Word: "storage.failed", Effect: "Nothing committed is lost.", Next: tryLater},
+		{Is: restore.ErrForbidden, Code: fail.Usage, Word: "target.forbidden", Effect: nothing, Next: "choose another destination"},
+		{Is: restore.ErrUnsafe, Code: fail.UnsafePaths, Word: "restore.unsafe", Next: "restore into an empty folder that only you can write to"},
+		{Is: restore.ErrFull, Code: fail.NoSpace, Word: "target.full", Effect: "What was complete stays; the list says what is missing.", Next: "make room, then restore again with --overwrite if-changed"},
+		{Is: restore.ErrNoSource, Code: fail.Lost, Word: "snapshot.empty", Effect: nothing, Next: "choose another snapshot: packhold list"},
 		{Is: backup.ErrNoSource, Code: fail.Unclassified, Word: "source.none", Effect: "There is no snapshot. Nothing was changed.", Next: "check the paths and permissions of the sources"},
 		{Is: pack.ErrSelfCheck, Code: fail.Unclassified, Word: "self.check", Effect: "There is no snapshot. Nothing damaged was stored.", Next: "test the memory of this machine"},
 		{Is: crypt.ErrSignature, Code: fail.Tampered, Word: "trust.signature", Effect: notUsed,

@@ -1,0 +1,68 @@
+# packhold: see README.md. `make demo` shows it at work, `make test` proves it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+PLATFORMS := linux/amd64 linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
+FUZZTIME ?= 20s
+# Packages whose goroutines share memory. The race detector costs them five to ten times the time.
+RACE := ./backends/... ./chunk/... ./index/... ./pack/... ./repo/... ./cmd/...
+# Flags of `make bench`, such as: make bench BENCH='-corpora random -scale 0.1'
+BENCH ?=
+
+.PHONY: build test demo bench fuzz soak lint cross setup clean
+
+build:
+	$(GO) build -trimpath -o build/packhold ./cmd/packhold
+
+# What the tests need on a fresh Debian machine with Go. Nothing is installed that is there.
+setup:
+	@tests/setup.sh
+	$(GO) mod download
+
+test: setup
+	$(GO) vet ./...
+	$(GO) test -timeout 15m ./...
+	$(GO) test -timeout 15m -race -short $(RACE)
+
+# Builds, backs up real files, changes some, backs up again, lists, restores, compares, verifies.
+demo: build
+	@tests/demo.sh build/packhold
+
+# restic and borg beside packhold on the same files; a table in build/bench.md.
+bench: build
+	@tests/setup.sh bench
+	$(GO) run ./tests/bench -packhold build/packhold -out build/bench.md $(BENCH)
+
+# Every fuzz target for FUZZTIME. Crashing inputs land in the package's testdata/fuzz.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
+	  for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go 2>/dev/null | cut -c6- | sort); do \
+	    echo "== $$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+# The tests of crashes and interleavings, many times longer.
+soak: setup
+	PACKHOLD_SOAK=1 $(GO) test -count 1 -timeout 6h -v -run 'Kill|Crash|Fault|Simulat|NoSpace|Damage|Every' ./tests ./repo/... ./backends/...
+
+lint:
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
+	@for p in $(PLATFORMS); do \
+	  echo "go vet $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) vet ./...; \
+	done
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count 1 -run 'TestLayers|TestRooms|TestPackage|TestTopLevel|TestShapes' ./tests
+
+cross:
+	@for p in $(PLATFORMS); do \
+	  echo "go build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; \
+	done
+
+clean:
+	rm -rf build

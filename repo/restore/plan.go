@@ -1,0 +1,759 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"packhold/index"
+	"packhold/repo"
+	"packhold/repo/localfs"
+	"packhold/repo/snapshot"
+)
+
+// The bounds of a window: what one costs is about 600 bytes for an entry, with its node, and 80 for a reference. 16,384 files under 4 KiB are
+// 20 to 30 MiB of packs; 65,536 blobs of 0.7 MiB are 45 GiB.
+const (
+	maxItems = 16384
+	maxRefs  = 65536
+)
+
+// The bounds of a job. A gap costs less than another request, up to this size; ranges are long enough for far storages and short enough that workers
+// end a window together.
+const (
+	maxGap     = 64 << 10
+	maxRange   = 4 << 20
+	maxJobRefs = 1024
+	itemsPer   = 256
+)
+
+// window is a part of the tree that is restored in the order of the packs.
+type window struct {
+	slab  []item // never grows: items are pointed at
+	items []*item
+	refs  []ref
+	packs []*index.PackInfo
+	last  int32 // the pack of the last reference
+	of    map[*index.PackInfo]int32
+	left  atomic.Int32 // jobs not finished
+}
+
+func newWindow() *window {
+	return &window{slab: make([]item, 0, maxItems), of: make(map[*index.PackInfo]int32)}
+}
+
+func (w *window) pack(p *index.PackInfo) int32 {
+	if len(w.packs) > 0 && w.packs[w.last] == p {
+		return w.last
+	}
+	i, ok := w.of[p]
+	if !ok {
+		i = int32(len(w.packs))
+		w.packs = append(w.packs, p)
+		w.of[p] = i
+	}
+	w.last = i
+	return i
+}
+
+// group is a file with several names. The first one gets the content, the others become links to it.
+type group struct {
+	dir   *dir
+	name  string
+	names uint32         // not met yet
+	node  *snapshot.Node // for flags that forbid links, else nil
+	seq   uint64
+	state atomic.Int32 // 0, groupDone or groupFailed
+	fail  *failure     // beside groupFailed
+}
+
+const (
+	groupDone   = 1
+	groupFailed = 2
+)
+
+func (g *group) end(f *failure) {
+	if f != nil {
+		g.fail = f
+		g.state.Store(groupFailed)
+		return
+	}
+	g.state.Store(groupDone)
+}
+
+type groupKey struct {
+	device uint32
+	inode  uint64
+	kind   snapshot.Type
+}
+
+// link is a further name, waiting for the first.
+type link struct {
+	dir   *dir
+	node  *snapshot.Node
+	seq   uint64
+	group *group
+}
+
+// planner walks the tree. It is one goroutine, and has a worker's readers for the directories that it finishes.
+type planner struct {
+	ctx    context.Context
+	e      *engine
+	w      *worker
+	pages  *pageReader
+	stack  []*dir // by depth
+	win    *window
+	groups map[groupKey]*group
+	links  []link
+	locked []*group // flags to set when all links are made
+	clone  bool     // nodes are few of many: do not keep their pages
+}
+
+func newPlanner(ctx context.Context, e *engine, w *worker, pages *pageReader) *planner {
+	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(), groups: make(map[groupKey]*group),
+		clone: e.o.Include != nil || e.o.Exclude != nil}
+}
+
+func (p *planner) run() error {
+	e := p.e
+	if !e.o.DryRun { // a dry run makes no promise that a prune could break
+		p.pages.again = p.reload
+	}
+	root := &dir{path: "/", made: true, fresh: e.made, node: e.tree.self}
+	if e.tree.prefix != "" {
+		root.path = e.tree.prefix
+	}
+	root.todo.Store(1)
+	if err := p.openRoot(root); err != nil {
+		return err
+	}
+	p.stack = []*dir{root}
+	if err := e.each(p.ctx, p.pages, p.entry, p.badEntry); err != nil {
+		return err
+	}
+	if err := p.pop(1); err != nil {
+		return err
+	}
+	if err := p.settleAll(); err != nil {
+		return err
+	}
+	p.lock()
+	e.n.fetched.Add(p.pages.fetched)
+	return p.pop(0)
+}
+
+// openRoot prepares the destination itself.
+func (p *planner) openRoot(root *dir) error {
+	e := p.e
+	if root.fresh || e.o.DryRun {
+		return nil
+	}
+	var have snapshot.Node
+	if err := e.pool.take(root); err != nil {
+		return err
+	}
+	defer e.pool.give(root)
+	src, err := root.h.Source()
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if _, err := src.Stat("", &have); err != nil {
+		return err
+	}
+	if !e.tree.picked || !e.replaces(&have, root.node) {
+		root.node = nil
+	}
+	p.unlock(root, &have)
+	return nil
+}
+
+// pop finishes the directories of the walk from a depth on.
+func (p *planner) pop(depth int) error {
+	for len(p.stack) > depth {
+		d := p.stack[len(p.stack)-1]
+		p.stack = p.stack[:len(p.stack)-1]
+		if err := p.w.left(p.ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// badEntry files what the walk could not read. Bytes that are true to their hash and still malformed were made so by someone who may write:
+// that is no damage.
+func (p *planner) badEntry(path string, seq uint64, err error) error {
+	if errors.Is(err, snapshot.ErrMalformed) {
+		p.e.local(path, seq, true, fmt.Errorf("%w: %w", ErrUnsafe, err))
+		return nil
+	}
+	p.e.lost(Lost{Path: path, Err: err}, seq)
+	return nil
+}
+
+// entry plans one entry of the walk.
+func (p *planner) entry(x picked) error {
+	if err := p.pop(x.Depth); err != nil {
+		return err
+	}
+	up, n := p.stack[x.Depth-1], x.Node
+	if n.Type == snapshot.Dir {
+		d := &dir{up: up, name: strings.Clone(n.Name), path: x.path, seq: x.seq, node: n.Clone()}
+		d.todo.Store(1)
+		up.todo.Add(1)
+		if x.in {
+			p.makeDir(d, true)
+		}
+		if d.bad {
+			x.SkipDir()
+		}
+		p.stack = append(p.stack, d)
+		return nil
+	}
+	if p.makeDir(up, false); up.bad {
+		return nil
+	}
+	if p.clone {
+		n = n.Clone()
+	}
+	return p.item(up, n, x.seq)
+}
+
+// makeDir makes sure that d exists in the destination, and those above it. With picked its metadata is set at the end even if it existed.
+func (p *planner) makeDir(d *dir, picked bool) {
+	if d.made || d.bad {
+		return
+	}
+	if p.makeDir(d.up, false); d.up.bad {
+		d.bad = true
+		return
+	}
+	have, err := p.openOrMake(d)
+	if err != nil {
+		d.bad = true
+		p.e.local(d.path, d.seq, true, err)
+		return
+	}
+	d.made = true
+	p.e.n.dirs.Add(1)
+	if d.fresh {
+		return
+	}
+	if !picked || !p.e.replaces(have, d.node) {
+		d.node = nil
+		p.e.mu.Lock()
+		p.e.missing.set(d.seq)
+		p.e.mu.Unlock()
+	}
+	if !p.e.o.DryRun {
+		if err := p.e.pool.take(d); err == nil {
+			p.unlock(d, have)
+			p.e.pool.give(d)
+		}
+	}
+}
+
+var errExists = errors.New("something else has its name, and stays")
+
+// openOrMake returns the node of an existing directory, or makes it.
+func (p *planner) openOrMake(d *dir) (*snapshot.Node, error) {
+	e, up := p.e, d.up
+	dry := e.o.DryRun
+	var have snapshot.Node
+	if up.fresh {
+		if dry {
+			d.fresh = true
+			return nil, nil
+		}
+	} else {
+		found, err := e.pool.exists(up, d.name, &have)
+		switch {
+		case err != nil:
+			return nil, err
+		case found && have.Type == snapshot.Dir:
+			return &have, nil
+		case found && !e.replaces(&have, d.node):
+			return nil, errExists
+		case dry:
+			d.fresh = true
+			return nil, nil
+		}
+		if found {
+			if err := e.pool.take(up); err != nil {
+				return nil, err
+			}
+			err := up.h.Remove(d.name)
+			e.pool.give(up)
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := e.pool.take(up); err != nil {
+		return nil, err
+	}
+	defer e.pool.give(up)
+	err := up.h.MkDir(d.name, 0o700)
+	if err == nil {
+		d.fresh = true
+		return nil, nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	// Somebody made it just now, or the file system takes two names of the snapshot for one.
+	if _, serr := up.h.Lstat(d.name, &have); serr == nil && have.Type == snapshot.Dir {
+		return &have, nil
+	}
+	return nil, fmt.Errorf("%w: %w", ErrUnsafe, err)
+}
+
+// unlock lets this run work in an existing directory that its owner may not write to. d is open.
+func (p *planner) unlock(d *dir, have *snapshot.Node) {
+	if have.Mode&0o700 == 0o700 {
+		return
+	}
+	src, err := d.h.Source()
+	if err == nil {
+		err = src.Details("", have, localfs.DetailOptions{NoFlags: true})
+		src.Close()
+	}
+	if err != nil {
+		return // then what is tried inside says why
+	}
+	if d.node == nil {
+		d.node = have.Clone() // as it was
+	}
+	open := *have
+	open.Mode |= 0o700
+	_ = d.h.Apply("", &open, localfs.ApplyOptions{NoOwner: true}) // as above
+}
+
+// replaces reports whether what exists makes room, or gets new metadata.
+func (e *engine) replaces(have, n *snapshot.Node) bool {
+	switch e.o.Overwrite {
+	case Never:
+		return false
+	case IfNewer:
+		return n != nil && older(have.MTime, n.MTime)
+	}
+	return true
+}
+
+func older(a, b snapshot.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
+
+// item plans an entry that is not a directory.
+func (p *planner) item(d *dir, n *snapshot.Node, seq uint64) error {
+	e := p.e
+	how := whole
+	if !d.fresh {
+		var have snapshot.Node
+		found, err := e.pool.exists(d, n.Name, &have)
+		switch {
+		case err != nil:
+			e.local(join(d.path, n.Name), seq, true, err)
+			return nil
+		case !found:
+		case !e.replaces(&have, n):
+			e.kept(seq)
+			return nil
+		case e.o.Overwrite == IfChanged && n.Type == snapshot.File && have.Type == n.Type && have.Size == n.Size && have.MTime == n.MTime:
+			how = metadata
+		}
+	}
+	var g *group
+	if n.Links > 1 && how != metadata {
+		key := groupKey{n.Device, n.Inode, n.Type}
+		if g = p.groups[key]; g != nil {
+			if g.names--; g.names == 0 {
+				delete(p.groups, key)
+			}
+			d.todo.Add(1)
+			p.links = append(p.links, link{d, n, seq, g})
+			if len(p.links)%maxItems == 0 {
+				return p.settleNow()
+			}
+			return nil
+		}
+		g = &group{dir: d, name: strings.Clone(n.Name), names: n.Links - 1, seq: seq}
+		p.groups[key] = g
+		if n.Flags != 0 {
+			g.node = n.Clone()
+			p.locked = append(p.locked, g)
+		}
+	}
+	d.todo.Add(1)
+	return p.add(&item{dir: d, node: n, seq: seq, group: g, how: how})
+}
+
+func join(dir, name string) string {
+	if dir == "/" {
+		return "/" + name
+	}
+	return dir + "/" + name
+}
+
+// add puts an item into the window. Its directory counts it already.
+func (p *planner) add(n *item) error {
+	if len(p.win.slab) == maxItems {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	w := p.win
+	w.slab = w.slab[:len(w.slab)+1]
+	it := &w.slab[len(w.slab)-1]
+	it.dir, it.node, it.seq, it.group, it.how = n.dir, n.node, n.seq, n.group, n.how
+	x := it.node.Extents
+	switch {
+	case it.how == metadata || it.node.Type != snapshot.File || len(x) == 0 && len(it.node.ExtentBlobs) == 0:
+		w.items = append(w.items, it)
+		return nil
+	case len(x) == 1 && x[0].Kind == snapshot.Data && len(it.node.ExtentBlobs) == 0:
+		it.todo.Store(1)
+		return p.want(it, x[0], 0)
+	}
+	it.how = pieces
+	it.temp = p.e.tempName()
+	return p.content(it)
+}
+
+// content plans the bytes of a file.
+func (p *planner) content(it *item) error {
+	it.todo.Store(1)
+	at := uint64(0)
+	for x, err := range snapshot.EachExtent(p.ctx, p.pages, it.node) {
+		if err != nil {
+			if p.ctx.Err() != nil || !isDamage(err) {
+				return err
+			}
+			p.e.note(it, &failure{lost: true, ranges: []Range{{int64(at), int64(it.node.Size - at)}}, err: err})
+			break
+		}
+		if x.Kind == snapshot.Data {
+			it.todo.Add(1)
+			if err := p.want(it, x, int64(at)); err != nil {
+				return err
+			}
+		}
+		at += x.Length
+	}
+	return p.dropped(it)
+}
+
+// dropped is worker.drop for the planner: in a dry run nothing is finished.
+func (p *planner) dropped(it *item) error {
+	if p.e.o.DryRun {
+		if it.todo.Add(-1) == 0 {
+			p.counted(it)
+		}
+		return nil
+	}
+	return p.w.drop(p.ctx, it)
+}
+
+// want plans one blob of a file.
+func (p *planner) want(it *item, x snapshot.Extent, at int64) error {
+	r := ref{id: x.ID, raw: uint32(x.Length), to: it, at: at}
+	place, err := p.e.repo.Locate(x.ID)
+	if err == nil && uint64(place.Raw) != x.Length {
+		err = fmt.Errorf("%w: blob %v has %d bytes, not the %d of its place", snapshot.ErrMalformed, x.ID, place.Raw, x.Length)
+	} else if err != nil && errors.Is(err, repo.ErrDamaged) && !p.e.o.DryRun && p.e.later(r) {
+		return nil
+	}
+	if err != nil {
+		if !isDamage(err) {
+			return err
+		}
+		p.e.note(it, &failure{lost: true, ranges: []Range{{at, int64(x.Length)}}, err: err})
+		return p.dropped(it)
+	}
+	return p.place(r, place)
+}
+
+func (p *planner) place(r ref, at index.Place) error {
+	if len(p.win.refs) == maxRefs {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	w := p.win
+	r.pack, r.offset, r.length, r.raw, r.how = w.pack(at.Pack), at.Offset, at.Length, at.Raw, at.Compression
+	w.refs = append(w.refs, r)
+	return nil
+}
+
+// flush hands the window to the workers and begins another one.
+func (p *planner) flush() error {
+	w, e := p.win, p.e
+	if len(w.refs)+len(w.items) == 0 {
+		return p.settle()
+	}
+	p.win = newWindow()
+	jobs := w.jobs()
+	e.n.packs.Add(uint64(len(w.packs)))
+	if e.o.DryRun {
+		p.count(w, jobs)
+		return p.settle()
+	}
+	w.left.Store(int32(len(jobs)))
+	select {
+	case e.windows <- struct{}{}:
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+	for _, j := range jobs {
+		select {
+		case e.jobs <- j:
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
+	}
+	return p.settle()
+}
+
+// jobs sorts the references and cuts them into ranges.
+func (w *window) jobs() []job {
+	slices.SortFunc(w.refs, func(a, b ref) int {
+		if c := cmp.Compare(a.pack, b.pack); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.offset, b.offset)
+	})
+	var jobs []job
+	for i := 0; i < len(w.refs); {
+		first := &w.refs[i]
+		from, end := int64(first.offset), int64(first.offset)+int64(first.length)
+		j := i + 1
+		for ; j < len(w.refs); j++ {
+			r := &w.refs[j]
+			rend := max(end, int64(r.offset)+int64(r.length))
+			same := r.offset == w.refs[j-1].offset // the blob is open anyway
+			if r.pack != first.pack || !same && (int64(r.offset)-end > maxGap || rend-from > maxRange || j-i >= maxJobRefs) {
+				break
+			}
+			end = rend
+		}
+		jobs = append(jobs, job{w, int32(i), int32(j), from, end - from})
+		i = j
+	}
+	for i := 0; i < len(w.items); i += itemsPer {
+		jobs = append(jobs, job{w: w, from: int32(i), to: int32(min(i+itemsPer, len(w.items)))})
+	}
+	return jobs
+}
+
+// count is what a dry run does with a window.
+func (p *planner) count(w *window, jobs []job) {
+	for _, j := range jobs {
+		p.e.n.fetched.Add(uint64(j.n))
+	}
+	for i := range w.refs {
+		r := &w.refs[i]
+		if i == 0 || r.pack != w.refs[i-1].pack || r.offset != w.refs[i-1].offset {
+			p.e.n.blobs.Add(1)
+		}
+		if r.to.todo.Add(-1) == 0 {
+			p.counted(r.to)
+		}
+	}
+	for _, it := range w.items {
+		p.counted(it)
+	}
+}
+
+// counted ends an item of a dry run.
+func (p *planner) counted(it *item) {
+	e := p.e
+	switch f := e.failure(it); {
+	case f != nil:
+		e.lost(Lost{Path: it.path(), Ranges: f.ranges, Err: f.err}, it.seq)
+	case it.how == metadata:
+		e.n.kept.Add(1)
+	default:
+		e.made1(it, it.node, 0)
+	}
+	if it.group != nil {
+		it.group.end(e.failure(it))
+	}
+	_ = p.w.left(p.ctx, it.dir) // touches nothing in a dry run
+}
+
+// drain waits until the workers have nothing to do.
+func (p *planner) drain() error {
+	for range cap(p.e.windows) {
+		select {
+		case p.e.windows <- struct{}{}:
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
+	}
+	for range cap(p.e.windows) {
+		<-p.e.windows
+	}
+	return nil
+}
+
+// reload reads the index again: a prune may have moved what we miss. Nobody may look anything up meanwhile.
+func (p *planner) reload(ctx context.Context) error {
+	if err := p.drain(); err != nil {
+		return err
+	}
+	return p.e.repo.LoadIndex(ctx)
+}
+
+// settleNow makes the links that wait for nothing but their turn, so that they cannot pile up.
+func (p *planner) settleNow() error {
+	if err := p.flush(); err != nil {
+		return err
+	}
+	if err := p.drain(); err != nil {
+		return err
+	}
+	return p.settle()
+}
+
+// settleAll does what had to wait: links whose first name was not complete, and blobs whose pack was gone.
+func (p *planner) settleAll() error {
+	for again := true; ; {
+		if err := p.settleNow(); err != nil {
+			return err
+		}
+		p.e.mu.Lock()
+		retry := p.e.retry
+		p.e.retry = nil
+		p.e.mu.Unlock()
+		if again && len(retry) > 0 {
+			again = false
+			if err := p.reload(p.ctx); err != nil {
+				return err
+			}
+			if err := p.second(retry); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(p.links) == 0 && len(p.win.refs)+len(p.win.items) == 0 {
+			return nil
+		}
+	}
+}
+
+// second plans blobs once more.
+func (p *planner) second(refs []ref) error {
+	for _, r := range refs {
+		r.again = true
+		at, err := p.e.repo.Locate(r.id)
+		if err == nil && at.Raw != r.raw {
+			err = fmt.Errorf("%w: blob %v has %d bytes, not the %d of its place", snapshot.ErrMalformed, r.id, at.Raw, r.raw)
+		}
+		if err == nil {
+			err = p.place(r, at)
+		} else if isDamage(err) {
+			err = p.w.failed(p.ctx, &r, &failure{lost: true, ranges: []Range{{r.at, int64(r.raw)}}, err: err})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle makes the links whose first name is complete. One that the file system refuses becomes a file of its own.
+func (p *planner) settle() error {
+	waiting := p.links
+	p.links = nil
+	for _, l := range waiting {
+		e := p.e
+		path := join(l.dir.path, l.node.Name)
+		switch l.group.state.Load() {
+		case groupDone:
+			var err error
+			if !e.o.DryRun {
+				err = p.link(l)
+			}
+			if err != nil && !isUnsafe(err) {
+				e.local(path, l.seq, false, fmt.Errorf("a file of its own instead of a link to %q: %w", join(l.group.dir.path, l.group.name), err))
+				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, how: whole}); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
+				e.local(path, l.seq, true, err)
+			} else {
+				e.n.links.Add(1)
+				e.o.Progress.Done(1, 0)
+			}
+		case groupFailed:
+			if f := l.group.fail; f.lost {
+				e.lost(Lost{Path: path, Ranges: f.ranges, Err: f.err}, l.seq)
+			} else {
+				// The reason may be the first name's own: this one gets a try.
+				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, how: whole}); err != nil {
+					return err
+				}
+				continue
+			}
+		default:
+			p.links = append(p.links, l)
+			continue
+		}
+		if err := p.w.left(p.ctx, l.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link makes one link.
+func (p *planner) link(l link) error {
+	pool, from := &p.e.pool, l.group.dir
+	if err := pool.take(from); err != nil {
+		return err
+	}
+	defer pool.give(from)
+	if err := pool.take(l.dir); err != nil {
+		return err
+	}
+	defer pool.give(l.dir)
+	if l.dir.fresh {
+		if err := l.dir.h.Link(from.h, l.group.name, l.node.Name); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	temp := p.e.tempName()
+	if err := l.dir.h.Link(from.h, l.group.name, temp); err != nil {
+		return err
+	}
+	if err := p.e.publish(l.dir, temp, l.node.Name); err != nil {
+		return err
+	}
+	// Renaming one name of a file to another of its names does nothing.
+	if err := l.dir.h.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// lock sets the flags that forbid links, on files that have all their names.
+func (p *planner) lock() {
+	for _, g := range p.locked {
+		if p.e.o.DryRun || g.state.Load() != groupDone {
+			continue
+		}
+		err := p.e.pool.take(g.dir)
+		if err == nil {
+			err = g.dir.h.ApplyLockingFlags(g.name, g.node)
+			p.e.pool.give(g.dir)
+		}
+		if err != nil {
+			p.e.local(join(g.dir.path, g.name), g.seq, false, err)
+		}
+	}
+}

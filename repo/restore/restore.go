@@ -1,0 +1,551 @@
+// Package restore brings a snapshot's tree back: one long operation.
+//
+// One planner walks the tree, makes the directories and collects what is wanted into windows of at most 16,384 entries and
+// 65,536 blob references. Within a window the references are sorted by pack and offset, neighbouring ones become one range, each
+// range is fetched once and each blob opened once, and its bytes go to every place that wants them. Workers take the ranges;
+// while they do, the planner fills the next window. At most three windows exist, so memory does not grow with the tree: about
+// 60 MiB, and one range of 4 MiB (16 MiB for the largest blobs) with its plaintext per worker. What a window shares with
+// another one is fetched again. Only files with several names cost memory for as long as names are missing: about 200 bytes each.
+//
+// Nothing is written through a path. Everything goes through handles of directories below the destination, and no symbolic link
+// is followed there, whoever puts one. A file has a temporary name (".packhold-partial-…") until its bytes and metadata are
+// complete, so that a kill never leaves half a file under a final name. A directory is 0700 until everything in it is done.
+//
+// Holes and runs of zeros are left as holes: the bytes are the same, the blocks of zero runs are not allocated.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/localfs"
+	"packhold/repo/snapshot"
+)
+
+var (
+	// ErrForbidden says that the destination is, or lies in, a directory that must not be written to.
+	ErrForbidden = errors.New("the destination is inside a directory that must not be restored to")
+	// ErrUnsafe says that an entry was refused, because its name, or what somebody put in its place, leads elsewhere.
+	ErrUnsafe = errors.New("unsafe path refused")
+	// ErrFull says that the destination has no space left.
+	ErrFull = errors.New("no space left in the destination")
+	// ErrNoSource says that the snapshot does not hold the source it names: it could not be read during the backup.
+	ErrNoSource = errors.New("the snapshot does not hold its source")
+)
+
+// Overwrite says what happens to an existing file, link or special file. Directories are merged. A directory that is not
+// empty never makes room for something else, that is a Problem.
+type Overwrite int
+
+// The ways to overwrite. Files are replaced in one step, when the new one is complete.
+const (
+	Always    Overwrite = iota // replace everything
+	IfChanged                  // keep the bytes of files of the same size and modification time, set their metadata
+	IfNewer                    // replace only what is older than the snapshot's
+	Never                      // keep what exists, metadata too
+)
+
+// Match decides about an entry by its absolute path in the snapshot. It is called by one goroutine.
+type Match func(path string, dir bool) bool
+
+// Progress is told what goes on. Its methods are called concurrently and must not block.
+type Progress interface {
+	Done(entries, bytes int64)        // entries finished, bytes written
+	Failed(path string, reason error) // an entry is incomplete, missing or refused
+	Verified(entries, bytes int64)    // entries compared, bytes read again
+	Mended(path string, reason error) // damage that another copy or parity made good
+}
+
+// Options say what to restore and how. The zero value restores everything and replaces what exists.
+type Options struct {
+	// Include picks entries; what is below one is picked with it. Nil: everything. Directories that lead to a
+	// picked entry are made, with their metadata.
+	Include Match
+	// Exclude leaves out entries with all that is below them, picked or not. Nil: nothing.
+	Exclude Match
+	// Descend tells whether anything below a directory that is not picked can be. Nil: always. It saves walking the rest.
+	Descend func(dir string) bool
+	// FullPath puts everything below the destination under its full path. Otherwise the destination becomes the source,
+	// where the snapshot has one source; a single file gets its name there.
+	FullPath  bool
+	Overwrite Overwrite
+	// Apply says how metadata is applied. Without Owners the owners are set by number.
+	Apply localfs.ApplyOptions
+	// Verify reads everything that was restored again and compares bytes and metadata.
+	Verify bool
+	// DryRun changes nothing and counts what a run would do.
+	DryRun bool
+	// Forbidden are directories that must not be restored into, such as the repository and its cache.
+	Forbidden []string
+	// Workers is how many ranges are fetched and restored at once. 0: one per processor. Far storages want more.
+	Workers  int
+	Progress Progress // nil: nobody is told
+}
+
+// Problem is an entry that was not restored, or not with all its metadata, for a reason of the destination.
+type Problem struct {
+	Path string // in the snapshot
+	Err  error
+}
+
+// String says it in one line.
+func (p Problem) String() string { return fmt.Sprintf("%q: %v", p.Path, p.Err) }
+
+// Range is a range of a file's bytes.
+type Range struct{ Off, N int64 }
+
+// Lost is an entry whose content the repository does not yield. A file is not left in the destination.
+type Lost struct {
+	Path   string
+	Ranges []Range // of a file; at most 64, the last one may hold good bytes in between. None: of a directory, the listing
+	Err    error   // why, for the first range
+}
+
+// Mismatch is a difference that Verify found.
+type Mismatch struct {
+	Path      string
+	What      string // "content", "size", "mode", "owner", "modification time", "target", `xattr "user.comment"`, …
+	Off, N    int64  // of content
+	Want, Got string // of content: SHA-256 of the range, in hex
+}
+
+// maxListed bounds each list of a Result.
+const maxListed = 10_000
+
+// Result is what a restore did, or with DryRun would do. Every list is capped at 10,000 items; the counter beside it is not.
+type Result struct {
+	Files, Dirs, Symlinks, Links, Specials uint64 // restored; Links are further names of files
+	Bytes                                  uint64 // size of the restored files, holes too
+	Kept                                   uint64 // existing entries that stayed
+	Privileged                             uint64 // restored set-id files, devices, and files with capabilities
+	Blobs                                  uint64 // opened
+	Packs                                  uint64 // visited, counted again by every window
+	Fetched                                uint64 // bytes read from packs
+	Mended                                 uint64 // blobs that only another copy or parity yielded
+
+	Problems     []Problem // not restored completely, by the destination's fault
+	ProblemCount uint64
+	Lost         []Lost
+	LostCount    uint64
+	Unsafe       []Problem // match ErrUnsafe
+	UnsafeCount  uint64
+	Mismatch     []Mismatch
+	MismatchCount,
+	Verified uint64 // entries compared
+}
+
+// engine is one run.
+type engine struct {
+	o    *Options
+	repo *repo.Repo
+	snap *repo.Snapshot
+	tree tree
+	pool handles
+
+	made bool // the destination is this run's, or a dry run's that does not exist
+
+	jobs    chan job
+	windows chan struct{} // a slot for each window that workers may hold
+
+	temp  string // beginning of temporary names
+	temps atomic.Uint64
+	full  atomic.Bool // the destination has no space left: only list what is missing
+
+	n counters
+
+	mu      sync.Mutex // guards what follows
+	res     Result
+	retry   []ref // blobs whose pack was gone: looked for again when the index was read again
+	missing marks // entries, by number, that are not as in the snapshot, and known not to be
+	partial marks // entries whose metadata is known not to be
+}
+
+type counters struct {
+	files, dirs, symlinks, links, specials, bytes, kept, privileged atomic.Uint64
+	blobs, packs, fetched, mended, verified                         atomic.Uint64
+}
+
+// Run restores snap from r into dst, which is made if missing. LoadIndex is called unless it was. The Result is valid beside an error too, unless it
+// is nil: then nothing was done.
+//
+// Errors match ErrForbidden, ErrFull, ErrNoSource, repo.ErrNeedRead, or are the repository's or the destination's. Everything that
+// concerns single entries is in the Result instead. After an error temporary files are removed, and what was complete stays.
+func Run(ctx context.Context, r *repo.Repo, snap *repo.Snapshot, dst string, o Options) (*Result, error) {
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+	e := &engine{o: &o, repo: r, snap: snap}
+	res, err := e.run(ctx, dst)
+	if err != nil {
+		err = fmt.Errorf("restoring to %q: %w", dst, err)
+	}
+	return res, err
+}
+
+type silent struct{}
+
+func (silent) Done(int64, int64)     {}
+func (silent) Failed(string, error)  {}
+func (silent) Verified(int64, int64) {}
+func (silent) Mended(string, error)  {}
+
+func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
+	if e.repo.Index() == nil {
+		if err := e.repo.LoadIndex(ctx); err != nil {
+			return nil, err
+		}
+	}
+	first, err := e.newWorker()
+	if err != nil {
+		return nil, err
+	}
+	pages := &pageReader{r: e.repo, d: first.reader}
+	if err := e.tree.open(ctx, e, pages); err != nil {
+		return nil, err
+	}
+	if err := allowed(dst, e.o.Forbidden); err != nil {
+		return nil, err
+	}
+	root, err := e.openDestination(dst)
+	if err != nil {
+		return nil, err
+	}
+	e.temp = tempPrefix()
+	e.pool.init(root)
+	defer func() {
+		e.pool.closeAll()
+		if root != nil {
+			root.Close()
+		}
+	}()
+	err = e.restore(ctx, first, pages)
+	pages.again = nil
+	e.pool.removePartial()
+	if err == nil && e.full.Load() {
+		err = ErrFull
+	}
+	if err == nil && e.o.Verify && !e.o.DryRun {
+		err = e.verify(ctx, pages)
+	}
+	return e.result(), err
+}
+
+// openDestination opens dst, made if missing. In a dry run it is nil where there is none.
+func (e *engine) openDestination(dst string) (*os.Root, error) {
+	_, err := os.Stat(dst)
+	e.made = errors.Is(err, fs.ErrNotExist)
+	if e.made {
+		if e.o.DryRun {
+			return nil, nil
+		}
+		if err := os.MkdirAll(filepath.Dir(dst), 0o777); err != nil {
+			return nil, err
+		}
+		mode := fs.FileMode(0o777)
+		if e.tree.self != nil { // gets its own mode at the end
+			mode = 0o700
+		}
+		if err := os.Mkdir(dst, mode); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dst)
+}
+
+// restore runs planner and workers.
+func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader) error {
+	workers := []*worker{}
+	if !e.o.DryRun {
+		for range e.o.Workers {
+			w, err := e.newWorker()
+			if err != nil {
+				return err
+			}
+			workers = append(workers, w)
+		}
+	}
+	e.jobs = make(chan job, 1024)
+	e.windows = make(chan struct{}, 2)
+	g, gctx := errgroup.WithContext(ctx)
+	for _, w := range workers {
+		g.Go(func() error { return w.run(gctx) })
+	}
+	g.Go(func() error {
+		defer close(e.jobs)
+		p := newPlanner(gctx, e, first, pages)
+		return p.run()
+	})
+	return g.Wait()
+}
+
+func (e *engine) result() *Result {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r, n := &e.res, &e.n
+	r.Files, r.Dirs, r.Symlinks, r.Links, r.Specials = n.files.Load(), n.dirs.Load(), n.symlinks.Load(), n.links.Load(), n.specials.Load()
+	r.Bytes, r.Kept, r.Privileged = n.bytes.Load(), n.kept.Load(), n.privileged.Load()
+	r.Blobs, r.Packs, r.Fetched, r.Mended, r.Verified = n.blobs.Load(), n.packs.Load(), n.fetched.Load(), n.mended.Load(), n.verified.Load()
+	return r
+}
+
+// isDamage reports whether err says that the repository does not hold, or no longer yields, what is asked for. Everything else stops the run.
+func isDamage(err error) bool {
+	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrTampered) || errors.Is(err, snapshot.ErrMalformed) ||
+		errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// isGone reports damage that prune explains: the pack was there when the index was read.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// isUnsafe reports whether a failure of the destination says that somebody put something in the way of a directory, or that the name
+// is none on this system.
+func isUnsafe(err error) bool {
+	return errors.Is(err, localfs.ErrName) || errors.Is(err, localfs.ErrChanged) || errors.Is(err, syscall.ENOTDIR) ||
+		errors.Is(err, syscall.ELOOP) || errors.Is(err, ErrUnsafe)
+}
+
+// local files a failure of the destination about an entry that is missing now (whole) or lacks metadata.
+func (e *engine) local(path string, seq uint64, whole bool, err error) {
+	switch {
+	case isFull(err):
+		e.full.Store(true)
+		err = fmt.Errorf("%w: %w", ErrFull, err)
+	case isUnsafe(err) && !errors.Is(err, ErrUnsafe):
+		err = fmt.Errorf("%w: %w", ErrUnsafe, err)
+	}
+	e.o.Progress.Failed(path, err)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if whole {
+		e.missing.set(seq)
+	} else {
+		e.partial.set(seq)
+	}
+	if errors.Is(err, ErrUnsafe) {
+		if e.res.UnsafeCount++; len(e.res.Unsafe) < maxListed {
+			e.res.Unsafe = append(e.res.Unsafe, Problem{path, err})
+		}
+		return
+	}
+	if e.res.ProblemCount++; len(e.res.Problems) < maxListed {
+		e.res.Problems = append(e.res.Problems, Problem{path, err})
+	}
+}
+
+// lost files an entry that the repository does not yield.
+func (e *engine) lost(l Lost, seq uint64) {
+	e.o.Progress.Failed(l.Path, l.Err)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.missing.set(seq)
+	if e.res.LostCount++; len(e.res.Lost) < maxListed {
+		e.res.Lost = append(e.res.Lost, l)
+	}
+}
+
+func (e *engine) kept(seq uint64) {
+	e.n.kept.Add(1)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.missing.set(seq)
+}
+
+// marks is a set of entry numbers, a bit each: the numbers are those of the walk, and so dense.
+type marks []uint64
+
+func (m *marks) set(i uint64) {
+	for uint64(len(*m)) <= i/64 {
+		*m = append(*m, 0)
+	}
+	(*m)[i/64] |= 1 << (i % 64)
+}
+
+func (m marks) has(i uint64) bool { return i/64 < uint64(len(m)) && m[i/64]&(1<<(i%64)) != 0 }
+
+// allowed refuses a destination that is, or is below, a forbidden directory: by identity, so that other names of it count.
+func allowed(dst string, forbidden []string) error {
+	abs, err := filepath.Abs(dst)
+	if err != nil {
+		return err
+	}
+	for { // what exists of it
+		real, err := filepath.EvalSymlinks(abs)
+		if err == nil {
+			abs = real
+			break
+		}
+		up := filepath.Dir(abs)
+		if !errors.Is(err, fs.ErrNotExist) || up == abs {
+			return err
+		}
+		if _, lerr := os.Lstat(abs); lerr == nil { // a dangling link: mkdir would not follow it
+			return err
+		}
+		abs = up
+	}
+	var deny []fs.FileInfo
+	for _, f := range forbidden {
+		info, err := os.Stat(f)
+		if err == nil {
+			deny = append(deny, info)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for {
+		info, err := os.Stat(abs)
+		if err != nil {
+			return err
+		}
+		for i := range deny {
+			if os.SameFile(info, deny[i]) {
+				return fmt.Errorf("%w: %q", ErrForbidden, abs)
+			}
+		}
+		up := filepath.Dir(abs)
+		if up == abs {
+			return nil
+		}
+		abs = up
+	}
+}
+
+// tree is what of a snapshot is restored, and how its paths become places below the destination.
+type tree struct {
+	root   crypt.ID       // page of the directory that becomes the destination
+	self   *snapshot.Node // metadata of the destination; nil: none
+	prefix string         // path in the snapshot of what becomes the destination, "" for "/"
+	single *snapshot.Node // the source is this one entry
+	picked bool           // the destination itself is picked
+}
+
+// open finds the source.
+func (t *tree) open(ctx context.Context, e *engine, pages *pageReader) error {
+	body := e.snap.Body
+	if body == nil {
+		var err error
+		if body, err = e.repo.OpenBody(e.snap); err != nil {
+			return err
+		}
+	}
+	t.root = e.snap.Root
+	t.picked = e.picks("/", true)
+	if e.o.FullPath || len(body.Sources) != 1 {
+		return nil
+	}
+	names := sourceNames(body.Sources[0])
+	if len(names) == 0 {
+		return nil
+	}
+	n, err := snapshot.Lookup(ctx, pages, t.root, names)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return fmt.Errorf("%w %q", ErrNoSource, body.Sources[0])
+	}
+	if err != nil {
+		return err
+	}
+	n = n.Clone()
+	up := names
+	if n.Type != snapshot.Dir {
+		t.single = n
+		up = names[:len(names)-1]
+	} else {
+		t.self, t.root = n, n.Subtree
+	}
+	for i := range up {
+		t.prefix += "/" + up[i]
+		t.picked = t.picked || e.picks(t.prefix, true)
+	}
+	return nil
+}
+
+// sourceNames splits a source's path into the names of the tree, as backup made them: a volume "C:" is "C".
+func sourceNames(source string) []string {
+	if len(source) >= 2 && source[1] == ':' || strings.HasPrefix(source, `\\`) {
+		source = strings.ReplaceAll(source, `\`, "/")
+		if source[1] == ':' {
+			source = source[:1] + source[2:]
+		}
+	}
+	return strings.FieldsFunc(source, func(r rune) bool { return r == '/' })
+}
+
+func (e *engine) picks(path string, dir bool) bool {
+	return e.o.Include == nil || e.o.Include(path, dir)
+}
+
+// picked is an entry of the walk.
+type picked struct {
+	snapshot.Entry
+	path string // in the snapshot, absolute
+	seq  uint64 // number in the walk: the same in every walk of the run
+	in   bool   // it, or a directory above, is picked; otherwise it is a directory that may lead to something
+}
+
+// each walks the tree and calls f with what is not left out, in the order of the walk. Entries of depth n lie in the last one of depth n-1.
+// Errors of the walk go to bad, which stops the walk if it returns one.
+func (e *engine) each(ctx context.Context, pages *pageReader, f func(picked) error, bad func(path string, seq uint64, err error) error) error {
+	if n := e.tree.single; n != nil {
+		path := e.tree.prefix + "/" + n.Name
+		if e.o.Exclude != nil && e.o.Exclude(path, false) || !e.tree.picked && !e.picks(path, false) {
+			return nil
+		}
+		return f(picked{snapshot.Entry{Path: n.Name, Node: n, Depth: 1}, path, 1, true})
+	}
+	in := []bool{e.tree.picked}
+	seq := uint64(0)
+	for ent, err := range snapshot.Walk(ctx, pages, e.tree.root, snapshot.WalkOptions{}) {
+		seq++
+		path := e.tree.prefix + "/" + ent.Path
+		if err != nil {
+			if ctx.Err() != nil || !isDamage(err) {
+				return err
+			}
+			if err := bad(path, seq, err); err != nil {
+				return err
+			}
+			continue
+		}
+		dir := ent.Node.Type == snapshot.Dir
+		if e.o.Exclude != nil && e.o.Exclude(path, dir) {
+			if dir {
+				ent.SkipDir()
+			}
+			continue
+		}
+		in = in[:ent.Depth]
+		now := in[ent.Depth-1] || e.picks(path, dir)
+		if !now && (!dir || e.o.Descend != nil && !e.o.Descend(path)) {
+			if dir {
+				ent.SkipDir()
+			}
+			continue
+		}
+		if dir {
+			in = append(in, now)
+		}
+		if err := f(picked{ent, path, seq, now}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,531 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"packhold/crypt"
+	"packhold/index"
+	"packhold/repo"
+	"packhold/repo/localfs"
+	"packhold/repo/snapshot"
+)
+
+// ref is one place that wants a blob.
+type ref struct {
+	id     crypt.ID
+	pack   int32 // in window.packs
+	offset uint32
+	length uint32
+	raw    uint32
+	how    crypt.Compression
+	again  bool // looked for a second time
+	to     *item
+	at     int64 // in the file
+}
+
+func (w *window) place(r *ref) index.Place {
+	return index.Place{Pack: w.packs[r.pack], Offset: r.offset, Length: r.length, Raw: r.raw, Compression: r.how}
+}
+
+// job is a part of a window: references to one range of one pack, or items that need no blob.
+type job struct {
+	w        *window
+	from, to int32 // in window.refs, or in window.items where n is 0
+	off, n   int64 // range of the pack
+}
+
+// worker does jobs. Its two readers hold one blob each: the one being written, and one of attributes.
+type worker struct {
+	e      *engine
+	reader *repo.Reader
+	meta   *repo.Reader
+}
+
+func (e *engine) newWorker() (*worker, error) {
+	d, err := e.repo.NewReader()
+	if err != nil {
+		return nil, err
+	}
+	m, err := e.repo.NewReader()
+	if err != nil {
+		return nil, err
+	}
+	return &worker{e, d, m}, nil
+}
+
+func (w *worker) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case j, ok := <-w.e.jobs:
+			if !ok {
+				return nil
+			}
+			if err := w.do(ctx, j); err != nil {
+				return err
+			}
+			if j.w.left.Add(-1) == 0 {
+				<-w.e.windows
+			}
+		}
+	}
+}
+
+func (w *worker) do(ctx context.Context, j job) error {
+	if j.n > 0 {
+		return w.fetch(ctx, j)
+	}
+	for _, it := range j.w.items[j.from:j.to] {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := w.simple(ctx, it); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch reads a range of a pack and opens every blob in it once.
+func (w *worker) fetch(ctx context.Context, j job) error {
+	e, refs := w.e, j.w.refs[j.from:j.to]
+	var sealed []byte
+	var gone error
+	if !e.full.Load() {
+		var err error
+		sealed, err = e.repo.ReadPack(ctx, j.w.packs[refs[0].pack], j.off, j.n)
+		if err != nil {
+			if !isDamage(err) {
+				return err
+			}
+			gone = err
+		}
+		e.n.fetched.Add(uint64(len(sealed)))
+	}
+	for len(refs) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := 1
+		for n < len(refs) && refs[n].offset == refs[0].offset && refs[n].id == refs[0].id {
+			n++
+		}
+		if err := w.blob(ctx, j, refs[:n], sealed, gone); err != nil {
+			return err
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+// blob opens one blob and gives it to all places that want it.
+func (w *worker) blob(ctx context.Context, j job, refs []ref, sealed []byte, gone error) error {
+	e := w.e
+	if e.full.Load() {
+		for i := range refs {
+			if err := w.failed(ctx, &refs[i], &failure{err: ErrFull}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	at := j.w.place(&refs[0])
+	err := gone
+	var plain []byte
+	if err == nil {
+		from := int64(at.Offset) - j.off
+		plain, err = w.reader.Open(refs[0].id, at, sealed[from:from+int64(at.Length)])
+	}
+	if err != nil {
+		if !isDamage(err) {
+			return err
+		}
+		first := err
+		plain, err = w.reader.Get(ctx, refs[0].id)
+		switch {
+		case err == nil:
+			e.n.mended.Add(1)
+			e.o.Progress.Mended(refs[0].to.path(), first)
+		case !isDamage(err):
+			return err
+		default:
+			return w.damaged(ctx, refs, err)
+		}
+	}
+	e.n.blobs.Add(1)
+	for i := range refs {
+		if err := w.write(ctx, &refs[i], plain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// damaged deals with a blob that cannot be had: if its pack is gone, a prune may have moved it since the index was read.
+func (w *worker) damaged(ctx context.Context, refs []ref, err error) error {
+	for i := range refs {
+		r := &refs[i]
+		if isGone(err) && !r.again && w.e.later(*r) {
+			continue
+		}
+		if err := w.failed(ctx, r, &failure{lost: true, ranges: []Range{{r.at, int64(r.raw)}}, err: err}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxRetry bounds the references kept for a second look.
+const maxRetry = maxRefs
+
+// later keeps a reference for the time after the index was read again.
+func (e *engine) later(r ref) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.retry) == maxRetry {
+		return false
+	}
+	r.again = true
+	e.retry = append(e.retry, r)
+	return true
+}
+
+// maxRanges bounds the lost ranges of one file.
+const maxRanges = 64
+
+// failed notes that a place does not get its bytes.
+func (w *worker) failed(ctx context.Context, r *ref, f *failure) error {
+	w.e.note(r.to, f)
+	return w.drop(ctx, r.to)
+}
+
+// note adds to what is wrong with an item. What the repository lost counts more than what the destination refused.
+func (e *engine) note(it *item, f *failure) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case it.fail == nil || f.lost && !it.fail.lost:
+		it.fail = f
+		return
+	case !f.lost || len(f.ranges) == 0:
+		return
+	}
+	list, r := it.fail.ranges, f.ranges[0]
+	for i := range list {
+		switch {
+		case list[i].Off+list[i].N == r.Off:
+			list[i].N += r.N
+			return
+		case r.Off+r.N == list[i].Off:
+			list[i].Off, list[i].N = r.Off, list[i].N+r.N
+			return
+		}
+	}
+	if len(list) < maxRanges {
+		it.fail.ranges = append(list, r)
+		return
+	}
+	last := &list[maxRanges-1]
+	from, to := min(last.Off, r.Off), max(last.Off+last.N, r.Off+r.N)
+	last.Off, last.N = from, to-from
+}
+
+func (e *engine) failure(it *item) *failure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return it.fail
+}
+
+// write puts a blob where it belongs.
+func (w *worker) write(ctx context.Context, r *ref, plain []byte) error {
+	it := r.to
+	if it.how == whole {
+		return w.finish(ctx, it, plain)
+	}
+	if w.e.failure(it) == nil {
+		if err := w.writeAt(it, plain, r.at); err != nil {
+			if isFull(err) { // now, not when the file is finished: it may be large
+				w.e.full.Store(true)
+			}
+			w.e.note(it, &failure{err: err})
+		} else {
+			w.e.o.Progress.Done(0, int64(len(plain)))
+		}
+	}
+	return w.drop(ctx, it)
+}
+
+func (w *worker) writeAt(it *item, plain []byte, at int64) error {
+	p := &w.e.pool
+	if err := p.take(it); err != nil {
+		return err
+	}
+	defer p.give(it)
+	_, err := it.f.WriteAt(plain, at)
+	return err
+}
+
+// drop notes that a place of an item is dealt with. The last one finishes it.
+func (w *worker) drop(ctx context.Context, it *item) error {
+	if it.todo.Add(-1) > 0 {
+		return nil
+	}
+	return w.finish(ctx, it, nil)
+}
+
+// simple finishes an item that needs no blob.
+func (w *worker) simple(ctx context.Context, it *item) error {
+	if w.e.full.Load() && it.how != metadata {
+		w.e.note(it, &failure{err: ErrFull})
+	}
+	return w.finish(ctx, it, it.node.Inline)
+}
+
+// finish gives an item its metadata and its name, or reports and removes it, and tells its directory.
+func (w *worker) finish(ctx context.Context, it *item, plain []byte) error {
+	e := w.e
+	f := e.failure(it)
+	if f == nil {
+		node, err := w.complete(ctx, it.node)
+		if err != nil {
+			return err
+		}
+		if err == nil {
+			err = w.make(it, node, plain)
+		}
+		if err != nil {
+			f = &failure{err: err}
+		}
+	}
+	if f != nil {
+		e.abandon(it)
+		if f.lost {
+			e.lost(Lost{Path: it.path(), Ranges: f.ranges, Err: f.err}, it.seq)
+		} else {
+			e.local(it.path(), it.seq, true, f.err)
+		}
+	}
+	if g := it.group; g != nil {
+		g.end(f)
+	}
+	return w.left(ctx, it.dir)
+}
+
+// complete returns n with the attributes that are in a blob. Without them the entry is restored all the same; the attributes are lost.
+func (w *worker) complete(ctx context.Context, n *snapshot.Node) (*snapshot.Node, error) {
+	if n.XAttrBlob.IsZero() {
+		return n, nil
+	}
+	c := *n
+	var err error
+	c.XAttrs, err = snapshot.XAttrs(ctx, w.meta, n)
+	if err != nil && (ctx.Err() != nil || !isDamage(err)) {
+		return nil, err
+	}
+	if err != nil {
+		c.XAttrs = nil
+		return &c, nil
+	}
+	c.XAttrBlob = crypt.ID{}
+	return &c, nil
+}
+
+// make makes the entry, or completes it. Its error is about this entry and the destination.
+func (w *worker) make(it *item, n *snapshot.Node, plain []byte) error {
+	e, d := w.e, it.dir
+	p := &e.pool
+	if it.how == pieces {
+		if err := p.take(it); err != nil { // makes it, if it is one hole
+			return err
+		}
+		err := localfs.ApplyFile(it.f, n, e.o.Apply)
+		p.give(it)
+		if cerr := p.discard(it); cerr != nil {
+			return cerr
+		}
+		if err := p.take(d); err != nil {
+			return err
+		}
+		defer p.give(d)
+		if perr := e.publish(d, it.temp, n.Name); perr != nil {
+			return perr
+		}
+		p.finished(it)
+		e.made1(it, n, 0)
+		e.attributes(it, n, err)
+		return nil
+	}
+	if err := p.take(d); err != nil {
+		return err
+	}
+	defer p.give(d)
+	if it.how == metadata {
+		e.n.kept.Add(1)
+		e.attributes(it, n, d.h.Apply(n.Name, n, e.o.Apply))
+		return nil
+	}
+	var attrs error
+	if n.Type == snapshot.File {
+		temp := e.tempName()
+		f, err := d.h.CreateFile(temp)
+		if err != nil {
+			return err
+		}
+		if attrs, err = fill(f, n, plain, e.o.Apply); err != nil {
+			_ = d.h.Remove(temp) // the error says it all
+			return err
+		}
+		if err := e.publish(d, temp, n.Name); err != nil {
+			return err
+		}
+	} else {
+		name, err := e.special(d, n)
+		if err != nil {
+			return err
+		}
+		attrs = d.h.Apply(name, n, e.o.Apply)
+		if name != n.Name {
+			if err := e.publish(d, name, n.Name); err != nil {
+				return err
+			}
+		}
+	}
+	e.made1(it, n, len(plain))
+	e.attributes(it, n, attrs)
+	return nil
+}
+
+// fill writes and closes a small file.
+func fill(f *os.File, n *snapshot.Node, plain []byte, opt localfs.ApplyOptions) (attrs, err error) {
+	localfs.PrepareFile(f, n)
+	if len(plain) > 0 {
+		_, err = f.Write(plain)
+	}
+	if err == nil {
+		attrs = localfs.ApplyFile(f, n, opt)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return attrs, err
+}
+
+// special makes a link or special file: under its own name where nothing can have that, else under a temporary one.
+func (e *engine) special(d *dir, n *snapshot.Node) (name string, err error) {
+	create := func(name string) error {
+		if n.Type == snapshot.Symlink {
+			return d.h.Symlink(n.Target, name)
+		}
+		return d.h.Mknod(name, n)
+	}
+	if d.fresh && create(n.Name) == nil {
+		return n.Name, nil
+	}
+	name = e.tempName()
+	return name, create(name)
+}
+
+// attributes reports metadata that could not be set, and sets the flags that forbid changes, which come last.
+func (e *engine) attributes(it *item, n *snapshot.Node, err error) {
+	if err == nil && it.group == nil && it.how != metadata {
+		err = it.dir.h.ApplyLockingFlags(n.Name, n)
+	}
+	if err == nil && !n.XAttrBlob.IsZero() {
+		err = errAttributesLost
+	}
+	if err == nil && len(n.Streams) > 0 {
+		err = errStreams
+	}
+	if err != nil {
+		e.local(it.path(), it.seq, false, err)
+	}
+}
+
+var (
+	errAttributesLost = fmt.Errorf("%w: its extended attributes cannot be read", repo.ErrDamaged)
+	errStreams        = fmt.Errorf("its named streams are not restored")
+)
+
+// made1 counts an entry that has its final name.
+func (e *engine) made1(it *item, n *snapshot.Node, written int) {
+	switch n.Type {
+	case snapshot.File:
+		e.n.files.Add(1)
+		e.n.bytes.Add(n.Size)
+	case snapshot.Symlink:
+		e.n.symlinks.Add(1)
+	default:
+		e.n.specials.Add(1)
+	}
+	if privileged(n) {
+		e.n.privileged.Add(1)
+	}
+	e.o.Progress.Done(1, int64(written))
+}
+
+func privileged(n *snapshot.Node) bool {
+	if n.Type == snapshot.CharDevice || n.Type == snapshot.BlockDevice || n.Type == snapshot.File && n.Mode&0o6000 != 0 {
+		return true
+	}
+	for i := range n.XAttrs {
+		if n.XAttrs[i].Name == "security.capability" {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon removes what there is of an item.
+func (e *engine) abandon(it *item) {
+	p := &e.pool
+	if it.how != pieces || !p.isPartial(it) {
+		return
+	}
+	_ = p.discard(it) // it goes
+	if p.take(it.dir) == nil {
+		_ = it.dir.h.Remove(it.temp) // best effort: the name says what it is
+		p.give(it.dir)
+	}
+	p.finished(it)
+}
+
+// left notes that an entry of d is dealt with. The last one sets the metadata of d, and so on upwards.
+func (w *worker) left(ctx context.Context, d *dir) error {
+	e := w.e
+	for d != nil && d.todo.Add(-1) == 0 {
+		if d.made && !e.o.DryRun {
+			if err := w.leave(ctx, d); err != nil {
+				return err
+			}
+		}
+		d.node = nil // d itself may be kept, as the place of a file with several names
+		d = d.up
+	}
+	return nil
+}
+
+func (w *worker) leave(ctx context.Context, d *dir) error {
+	e := w.e
+	defer e.pool.discard(d)
+	if d.node == nil {
+		return nil
+	}
+	n, err := w.complete(ctx, d.node)
+	if err != nil {
+		return err
+	}
+	if err = e.pool.take(d); err == nil {
+		err = d.h.Apply("", n, e.o.Apply)
+		e.pool.give(d)
+	}
+	if err == nil && !n.XAttrBlob.IsZero() {
+		err = errAttributesLost
+	}
+	if err != nil {
+		e.local(d.path, d.seq, false, err)
+	}
+	return nil
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what tests use and the machine lacks: on Debian, as root. With the argument bench also what `make bench` compares with.
+set -euo pipefail
+
+declare -A package=(
+	[setfattr]=attr [setfacl]=acl [mkfs.ext4]=e2fsprogs [mount]=mount [unshare]=util-linux
+	[diff]=diffutils [find]=findutils [git]=git [gcc]=gcc
+)
+if [ "${1:-}" = bench ]; then
+	package+=([restic]=restic [borg]=borgbackup [python3]=python3)
+fi
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+for program in "${!package[@]}"; do
+	command -v "$program" >/dev/null || missing+=("${package[$program]}")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+	exit 0
+fi
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+	echo "note: not installed, tests that need them are skipped: ${missing[*]}" >&2
+	exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends "${missing[@]}"; } >/dev/null; then
+	echo "note: could not be installed, tests that need them are skipped: ${missing[*]}" >&2
+fi
