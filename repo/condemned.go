@@ -6,65 +6,84 @@ import (
 	"fmt"
 	"strings"
 
+	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 )
 
+// exclusions is what the condemned sets and finals say.
+type exclusions struct {
+	packs map[index.PackID]index.Exclusion
+
+	// blind says that a final cannot be read and its set is gone: nobody knows which packs it took.
+	blind bool
+}
+
 // readCondemned reads the condemned sets and finals: what counts as absent, and what is gone for ever.
 //
-// A final binds whatever else is true. A set whose final is there condemns only what the final names. An invalid .leases or
-// .final abandons its set; an invalid set condemns nothing. All three are reported.
-func (r *Repo) readCondemned(ctx context.Context) (map[index.PackID]index.Exclusion, error) {
+// A valid final binds whatever else is true, and its set condemns only what the final names. An invalid .leases or .final abandons its set:
+// nothing is deleted because of it. But an invalid final may also be a good one that was damaged after its packs were deleted, so the packs
+// of its set are not relied on either: that costs storing a blob twice, the other mistake costs the blob. For the same reason what a revoked host
+// signed is half believed: its packs are not relied on, and may be read as long as they are there.
+func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 	infos, _, err := List(ctx, r.storage, "condemned/")
 	if err != nil {
 		return nil, err
 	}
 	sets := make(map[string][]PackRef)
-	finals := make(map[string][]PackRef)
-	abandoned := make(map[string]bool)
-	for _, i := range infos {
+	out := &exclusions{packs: make(map[index.PackID]index.Exclusion)}
+	add := func(packs []PackRef, e index.Exclusion) {
+		for _, p := range packs {
+			out.packs[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= e
+		}
+	}
+	final := make(map[string]bool) // there is a final; whether it can be read
+	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
-		b, err := Fetch(ctx, r.storage, i.Name)
 		var packs []PackRef
+		var signer crypt.HostID
 		if err == nil {
-			packs, err = r.parseSet(i.Name, suffix, b)
+			packs, signer, err = r.parseSet(i.Name, suffix, object)
 		}
 		switch {
 		case err == nil && suffix == "":
 			sets[id] = packs
 		case err == nil && suffix == "final":
-			finals[id] = packs
-		case isMissing(err): // swept between the listing and now
-		case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
-			r.problem(i.Name, err)
-			if suffix != "" {
-				abandoned[id] = true
+			final[id] = true
+			if r.trust.Revoked(signer) {
+				add(packs, index.NoDedup)
+			} else {
+				add(packs, index.Final)
 			}
-		case err != nil:
-			return nil, err
+		case err == nil, isMissing(err): // swept between the listing and now
+		case isolated(err):
+			r.problem(i.Name, err)
+			if suffix == "final" {
+				final[id] = false
+			}
+		default:
+			return err
 		}
-	}
-	out := make(map[index.PackID]index.Exclusion)
-	add := func(packs []PackRef, e index.Exclusion) {
-		for _, p := range packs {
-			out[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= e
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	for id, packs := range sets {
-		if _, final := finals[id]; !final && !abandoned[id] {
+		if !final[id] {
 			add(packs, index.NoDedup)
 		}
 	}
-	for id, packs := range finals {
-		if !abandoned[id] {
-			add(packs, index.Final)
+	for id, ok := range final {
+		if _, set := sets[id]; !ok && !set {
+			out.blind = true
 		}
 	}
 	return out, nil
 }
 
 // parseSet opens one object of a condemned set and checks that it speaks of the set it is named for.
-func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, err error) {
+func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, signer crypt.HostID, err error) {
 	t := crypt.TypeCondemned
 	switch suffix {
 	case "leases":
@@ -74,7 +93,7 @@ func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, er
 	}
 	s, err := r.openSigned(t, name, object)
 	if err != nil {
-		return nil, err
+		return nil, signer, err
 	}
 	var id [16]byte
 	switch suffix {
@@ -98,7 +117,7 @@ func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, er
 		err = errors.New("it speaks of another set")
 	}
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, signer, damaged("reading", name, err)
 	}
-	return packs, nil
+	return packs, s.Signer, nil
 }

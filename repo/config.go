@@ -102,11 +102,11 @@ func parseConfig(b []byte) (*Config, error) {
 		return nil, errors.New("not in canonical form")
 	}
 	id, err := hex.DecodeString(f.Repository)
-	if err != nil || len(id) != 16 {
+	if err != nil || len(id) != 16 || hex.EncodeToString(id) != f.Repository {
 		return nil, errors.New("bad repository id")
 	}
 	root, err := hex.DecodeString(f.Root)
-	if err != nil || len(root) != ed25519.PublicKeySize {
+	if err != nil || len(root) != ed25519.PublicKeySize || hex.EncodeToString(root) != f.Root {
 		return nil, errors.New("bad root key")
 	}
 	sig, err := strictBase64.DecodeString(f.Signature)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,13 +16,40 @@ import (
 )
 
 // LoadIndex reads what the storage says of packs: first the condemned sets and finals, then the index segments, as far as the
-// cache does not hold them. It is called before anything looks up blobs, and again where a pack that should be there is missing.
-// It must not run beside lookups.
+// cache does not hold them. It is called before anything looks up blobs. A Reader that misses a pack calls it again by itself.
+// It may be called concurrently with everything else.
 func (r *Repo) LoadIndex(ctx context.Context) error {
+	r.loadMu.Lock() // held over storage calls: whoever else wants the index waits for this reading of it
+	defer r.loadMu.Unlock()
+	return r.loadLocked(ctx)
+}
+
+func (r *Repo) loadLocked(ctx context.Context) error {
+	began := r.now()
 	if err := r.loadIndex(ctx); err != nil {
 		return fmt.Errorf("reading index: %w", err)
 	}
+	r.loads++
+	r.loaded = began
 	return nil
+}
+
+// freshIndex returns the index to add to: the one there is, unless it failed or holds what a session without a commit claimed.
+func (r *Repo) freshIndex() *index.Index {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := r.index.Load()
+	switch {
+	case x == nil || r.stale:
+		x = index.New()
+		if r.cache != "" {
+			x, _ = index.Open(r.cache, r.cacheKey()) // a cold cache costs time, nothing else
+		}
+	case x.Err() != nil: // the cache failed while in use
+		x = index.New()
+	}
+	r.stale = false
+	return x
 }
 
 func (r *Repo) loadIndex(ctx context.Context) error {
@@ -40,35 +69,137 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		}
 		live[id] = struct{}{}
 	}
-	if r.index == nil {
-		r.index = index.New()
-		if r.cache != "" {
-			r.index, _ = index.Open(r.cache, r.cacheKey()) // a cold cache costs time, nothing else
-		}
-	}
-	if r.index.Err() != nil { // the cache failed while in use
-		r.index = index.New()
-	}
-	x := r.index
-	x.Retain(live)
-	x.Exclude(excluded)
+	x := r.freshIndex()
+	x.Exclude(excluded.packs)
 	x.ExcludeSessions(r.absentSession)
 	have := make(map[crypt.ID]struct{})
 	for _, id := range x.Segments() {
 		have[id] = struct{}{}
 	}
+	l := loader{r: r, x: x}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for id := range live {
 		if _, ok := have[id]; ok {
 			continue
 		}
-		g.Go(func() error { return r.loadSegment(gctx, id) })
+		g.Go(func() error { return l.load(gctx, id) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return x.Err()
+	// Old segments go last: a concurrent lookup sees a pack that moved from one to another twice rather than never.
+	l.dropSuperseded(live)
+	x.Retain(live)
+	if excluded.blind {
+		if err := r.excludeUnlisted(ctx, x, excluded.packs); err != nil {
+			return err
+		}
+	}
+	if err := x.Err(); err != nil {
+		return err
+	}
+	r.index.Store(x)
+	return nil
+}
+
+// loader adds segments to an index.
+type loader struct {
+	r *Repo
+	x *index.Index
+
+	mu   sync.Mutex // guards news
+	news []superseding
+}
+
+// superseding is what a segment says of others.
+type superseding struct {
+	by                     crypt.ID
+	supersedes, companions []crypt.ID
+}
+
+// load adds one segment. A bad one is isolated and reported; the others still count.
+func (l *loader) load(ctx context.Context, id crypt.ID) error {
+	name := "index/" + id.String()
+	seg, err := l.r.Segment(ctx, name)
+	if err == nil {
+		if err = l.x.AddSegment(id, seg); err != nil {
+			err = damaged("reading", name, err)
+		}
+	}
+	switch {
+	case isolated(err):
+		l.r.problem(name, err)
+		return nil
+	case isMissing(err): // compacted between the listing and now: what replaced it was listed, or the reader that misses it looks again
+		return nil
+	case err != nil:
+		return err
+	}
+	if len(seg.Supersedes) > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.news = append(l.news, superseding{id, seg.Supersedes, seg.Companions})
+	}
+	return nil
+}
+
+// dropSuperseded takes out of live what newly read segments supersede. A segment's word counts only where all its companions are
+// there and valid, and where nobody supersedes it in turn, so that no two segments can take each other away. What is not dropped costs memory alone.
+func (l *loader) dropSuperseded(live map[crypt.ID]struct{}) {
+	if len(l.news) == 0 {
+		return
+	}
+	have := make(map[crypt.ID]bool)
+	for _, id := range l.x.Segments() {
+		_, listed := live[id]
+		have[id] = listed
+	}
+	whole := l.news[:0]
+	gone := make(map[crypt.ID]bool)
+	for _, s := range l.news {
+		if slices.ContainsFunc(s.companions, func(id crypt.ID) bool { return !have[id] }) {
+			continue
+		}
+		whole = append(whole, s)
+		for _, id := range s.supersedes {
+			gone[id] = true
+		}
+	}
+	for _, s := range whole {
+		if gone[s.by] || slices.ContainsFunc(s.companions, func(id crypt.ID) bool { return gone[id] }) {
+			continue
+		}
+		for _, id := range s.supersedes {
+			delete(live, id)
+		}
+	}
+}
+
+// excludeUnlisted makes packs that the storage does not list count as absent for dedup. It is for the day when a final is lost.
+func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
+	listed := make(map[index.PackID]bool)
+	for _, prefix := range []string{"packs/", "meta/"} {
+		infos, _, err := List(ctx, r.storage, prefix)
+		if err != nil {
+			return err
+		}
+		for _, i := range infos {
+			if id, _, inc, err := parsePackName(i.Name); err == nil {
+				listed[index.PackID{Name: id, Incarnation: inc}] = true
+			}
+		}
+	}
+	for p, err := range x.Packs() {
+		if err != nil {
+			return err
+		}
+		if !listed[p.PackID] {
+			excluded[p.PackID] |= index.NoDedup
+		}
+	}
+	x.Exclude(excluded)
+	return nil
 }
 
 // cacheKey authenticates this repository's cache on this machine. Without a credential it comes from the chunker secret, which every
@@ -81,35 +212,41 @@ func (r *Repo) cacheKey() [32]byte {
 	return crypt.Sum(append(append([]byte("packhold/local/index"), secret[:]...), r.config.ID[:]...))
 }
 
-// absentSession reports whether packs of a session do not count for dedup: those of a revoked host.
+// absentSession reports whether packs of a session do not count for dedup: those of a revoked host, of one that has no certificate, and
+// those of another dedup domain.
 func (r *Repo) absentSession(record []byte) bool {
 	rec, err := crypt.ParseSessionRecord(record)
-	return err != nil || r.trust.Revoked(rec.Host)
+	if err != nil || r.trust.Revoked(rec.Host) {
+		return true
+	}
+	if r.keys.Identity == nil || rec.Host == r.keys.Identity.Host {
+		return false
+	}
+	return r.unknownRevocation || !r.sameDomain(r.keys.Identity.Host, rec.Host)
 }
 
-// loadSegment adds one segment. A bad one is isolated and reported; the others still count.
-func (r *Repo) loadSegment(ctx context.Context, id crypt.ID) error {
-	name := "index/" + id.String()
-	err := r.readSegment(ctx, name, id)
-	switch {
-	case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
-		r.problem(name, err)
-		return nil
-	case isMissing(err): // compacted between the listing and now: what replaced it was listed or will be
-		return nil
+// sameDomain reports whether host a relies on packs of host b. The shared domain is "", which every host is in that was not
+// put elsewhere. A host in a domain that the settings do not name is alone. What prune stores, it copied from packs that it opened and
+// hashed, so everybody relies on it.
+func (r *Repo) sameDomain(a, b crypt.HostID) bool {
+	if r.role(b)&crypt.RolePrune != 0 {
+		return true
 	}
-	return err
+	ca, cb := r.trust.Certificate(a), r.trust.Certificate(b)
+	if ca == nil || cb == nil || ca.Domain != cb.Domain {
+		return false
+	}
+	return ca.Domain == "" || slices.Contains(r.settings.Domains, ca.Domain)
 }
 
-func (r *Repo) readSegment(ctx context.Context, name string, id crypt.ID) error {
-	seg, err := r.Segment(ctx, name)
-	if err != nil {
-		return err
+// role returns every role that any certificate gives to a host: a later certificate does not undo what the host signed under an
+// earlier one.
+func (r *Repo) role(host crypt.HostID) crypt.Role {
+	role := r.roles[host]
+	if c := r.trust.Certificate(host); c != nil {
+		role |= c.Roles
 	}
-	if err := r.index.AddSegment(id, seg); err != nil {
-		return damaged("reading", name, err)
-	}
-	return nil
+	return role
 }
 
 // Segment reads and checks one index segment: its signer is the host of its session, and speaks only for packs of its own sessions
@@ -134,8 +271,7 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 	if crypt.HostID(seg.Host) != s.Signer || crypt.NewSessionID(s.Signer, seg.Nonce) != crypt.SessionID(seg.Session) {
 		return nil, tampered("reading", name, errors.New("its session is not its signer's"))
 	}
-	cert := r.trust.Certificate(s.Signer)
-	prune := cert != nil && cert.Roles&crypt.RolePrune != 0
+	prune := r.role(s.Signer)&crypt.RolePrune != 0 && !r.trust.Revoked(s.Signer)
 	if len(seg.Supersedes) > 0 && !prune {
 		return nil, tampered("reading", name, errors.New("only the prune role supersedes segments"))
 	}
@@ -165,13 +301,14 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 }
 
 // Index returns the loaded index; nil before LoadIndex.
-func (r *Repo) Index() *index.Index { return r.index }
+func (r *Repo) Index() *index.Index { return r.index.Load() }
 
 // SaveCache writes the index cache, so that the next run need not read the segments. A failure costs time only: the caller
 // may tell, and goes on.
 func (r *Repo) SaveCache() error {
-	if r.cache == "" || r.index == nil || r.index.TailLen() == 0 {
+	x := r.index.Load()
+	if r.cache == "" || x == nil || x.TailLen() == 0 {
 		return nil
 	}
-	return r.index.WriteCache(r.cache, r.cacheKey())
+	return x.WriteCache(r.cache, r.cacheKey())
 }

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,13 +9,17 @@ import (
 	"io/fs"
 	"sort"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"packhold/backends"
 	"packhold/crypt"
 )
 
-// maxList caps how many names a listing may have: a hostile storage must not cost unbounded memory.
-const maxList = 16 << 20
+// maxList caps how many names a listing may have: a hostile storage must not cost more than 512 MiB of memory, at 128 bytes a name.
+// It is 128 TiB of 32 MiB packs.
+const maxList = 4 << 20
 
 // List returns the known names under prefix, sorted, and how many foreign ones were left out.
 func List(ctx context.Context, s backends.Storage, prefix string) (infos []backends.Info, foreign int, err error) {
@@ -23,7 +28,9 @@ func List(ctx context.Context, s backends.Storage, prefix string) (infos []backe
 			return nil, 0, storageErr("listing", prefix, err)
 		}
 		if !KnownName(info.Name) || !strings.HasPrefix(info.Name, prefix) {
-			foreign++
+			if foreign++; foreign > backends.MaxListed {
+				return nil, 0, tampered("listing", prefix, fmt.Errorf("more than %d foreign names", backends.MaxListed))
+			}
 			continue
 		}
 		if len(infos) >= maxList {
@@ -42,18 +49,67 @@ func List(ctx context.Context, s backends.Storage, prefix string) (infos []backe
 	return out, foreign, nil
 }
 
-// Fetch reads a whole object that is not a pack.
+// Caps of objects by their kind, bytes: what is longer is damaged and not read at all.
+const (
+	maxSmall  = 16 << 10         // leases, certificates, key slots: real ones take 1 to 5 KiB
+	maxSecret = 1<<20 + 4<<10    // bundles and grants
+	maxGroup  = 256<<20 + 32<<20 // parity shards and the sealed part
+	maxOther  = crypt.MaxObject  // everything else that is no pack
+)
+
+func sizeLimit(name string) int64 {
+	name = strings.TrimPrefix(strings.TrimPrefix(name, "replica/1/"), "replica/2/")
+	prefix, _, _ := strings.Cut(name, "/")
+	switch prefix {
+	case "config":
+		return maxConfig
+	case "keys", "hosts", "leases", "roots":
+		return maxSmall
+	case "bundles", "grants":
+		return maxSecret
+	case "group":
+		return maxGroup
+	}
+	return maxOther
+}
+
+// Fetch reads a whole object that is not a pack. One that is longer than its kind ever is matches ErrDamaged, and is not read.
 func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
 	info, err := s.Stat(ctx, name)
 	if err != nil {
 		return nil, storageErr("reading", name, err)
 	}
-	if info.Size > crypt.MaxObject {
-		return nil, damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, crypt.MaxObject))
+	if limit := sizeLimit(name); info.Size > limit {
+		return nil, damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
 	}
 	b, err := s.Get(ctx, name, 0, info.Size)
 	return b, storageErr("reading", name, err)
 }
+
+// fetchers is how many small objects are fetched at once: enough to hide the round trips of a network.
+const fetchers = 8
+
+// fetchEach reads the objects, several at once, and calls f for each, one call at a time, in any order. An error of f ends it.
+func (r *Repo) fetchEach(ctx context.Context, infos []backends.Info, f func(i backends.Info, object []byte, err error) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	var mu sync.Mutex // one call of f at a time
+	for _, i := range infos {
+		g.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			b, err := Fetch(gctx, r.storage, i.Name)
+			mu.Lock()
+			defer mu.Unlock()
+			return f(i, b, err)
+		})
+	}
+	return g.Wait()
+}
+
+// isolated reports whether err concerns one object alone, which is left out and reported: nothing else is ever skipped.
+func isolated(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) }
 
 // subjectOf is what the signature and AAD of an object speak of: its name below the prefix, and nothing for objects that are
 // named by their own hash.
@@ -154,9 +210,21 @@ func (r *Repo) put(ctx context.Context, name string, object []byte, opts backend
 	return storageErr("storing", name, r.storage.Put(ctx, name, object, opts))
 }
 
-// putExclusive creates name, or reports fs.ErrExist.
+// putExclusive creates name, or reports fs.ErrExist. Finding the very bytes there is success: the answer to an earlier try of this
+// call was lost. No other call can have made them, since every object has a random salt.
 func (r *Repo) putExclusive(ctx context.Context, name string, object []byte) error {
-	return r.put(ctx, name, object, backends.PutOptions{IfAbsent: true})
+	err := r.put(ctx, name, object, backends.PutOptions{IfAbsent: true})
+	if !exists(err) {
+		return err
+	}
+	there, gerr := Fetch(ctx, r.storage, name)
+	switch {
+	case gerr == nil && bytes.Equal(there, object):
+		return nil
+	case gerr != nil && !isolated(gerr):
+		return gerr
+	}
+	return err
 }
 
 // exists reports whether err says that an exclusive create lost.

@@ -170,8 +170,8 @@ func TestNames(t *testing.T) {
 		if name != "audit/"+tag+"/"+want {
 			t.Errorf("%d is in %s", size, name)
 		}
-		if got, ok := parseTilePath(want); !ok || end(got) != size {
-			t.Errorf("%s ends at %d", want, end(got))
+		if got, ok := parseTilePath(want); !ok || uint64(got.N)*tileWidth+uint64(got.W) != size {
+			t.Errorf("%s is %v", want, got)
 		}
 	}
 	if got, ok := parseTilePath("tile/8/1/000"); !ok || got.L != 1 || got.W != 256 {

@@ -52,9 +52,6 @@ func dataTile(size uint64) tlog.Tile {
 	return tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: int(size - n*tileWidth)}
 }
 
-// end is the number of records up to the end of a data tile.
-func end(t tlog.Tile) uint64 { return uint64(t.N)*tileWidth + uint64(t.W) }
-
 // The path of a data tile is tile/data/..., where tlog has tile/8/data/...: only hash tiles have a height.
 const (
 	dataPath     = "tile/data/"

@@ -235,26 +235,29 @@ func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
 		}
 		return c.scrub(ctx, j, nil)
 	}
-	var carry []byte // what is left of the last window: the beginning of a blob
-	start, i := int64(0), 0
+	var carry []byte // the beginning of blob i, from windows before
+	i := 0
 	view := func(off int64, b []byte) error {
-		if len(carry) > 0 {
-			b = append(carry, b...)
-			off = start
-		}
 		for ; i < len(table.Entries); i++ {
 			e := table.Entries[i]
-			from := int64(e.Offset) - off
-			if from+int64(e.Length) > int64(len(b)) {
-				from = min(max(from, 0), int64(len(b)))
-				carry, start = append([]byte(nil), b[from:]...), off+from
+			from := int64(e.Offset) + int64(len(carry)) - off // what is still wanted of it begins here
+			rest := int64(e.Length) - int64(len(carry))
+			if from > int64(len(b)) || rest > int64(len(b))-from {
+				if from < int64(len(b)) {
+					carry = append(carry, b[from:]...)
+				}
 				return nil
 			}
-			if err := c.blob(ctx, d, j, e, b[from:from+int64(e.Length)]); err != nil {
+			sealed := b[from : from+rest]
+			if len(carry) > 0 {
+				carry = append(carry, sealed...)
+				sealed = carry
+			}
+			if err := c.blob(ctx, d, j, e, sealed); err != nil {
 				return err
 			}
+			carry = carry[:0]
 		}
-		carry = nil
 		return nil
 	}
 	return c.scrub(ctx, j, view)

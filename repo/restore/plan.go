@@ -43,8 +43,8 @@ type window struct {
 	left  atomic.Int32 // jobs not finished
 }
 
-func newWindow() *window {
-	return &window{slab: make([]item, 0, maxItems), of: make(map[*index.PackInfo]int32)}
+func newWindow(o *Options) *window {
+	return &window{slab: make([]item, 0, o.items), of: make(map[*index.PackInfo]int32)}
 }
 
 func (w *window) pack(p *index.PackInfo) int32 {
@@ -115,13 +115,13 @@ type planner struct {
 }
 
 func newPlanner(ctx context.Context, e *engine, w *worker, pages *pageReader) *planner {
-	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(), groups: make(map[groupKey]*group),
+	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(e.o), groups: make(map[groupKey]*group),
 		clone: e.o.Include != nil || e.o.Exclude != nil}
 }
 
 func (p *planner) run() error {
 	e := p.e
-	if !e.o.DryRun { // a dry run makes no promise that a prune could break
+	if p.pages.again != nil {
 		p.pages.again = p.reload
 	}
 	root := &dir{path: "/", made: true, fresh: e.made, node: e.tree.self}
@@ -375,7 +375,7 @@ func (p *planner) item(d *dir, n *snapshot.Node, seq uint64) error {
 			}
 			d.todo.Add(1)
 			p.links = append(p.links, link{d, n, seq, g})
-			if len(p.links)%maxItems == 0 {
+			if len(p.links)%e.o.items == 0 {
 				return p.settleNow()
 			}
 			return nil
@@ -400,7 +400,7 @@ func join(dir, name string) string {
 
 // add puts an item into the window. Its directory counts it already.
 func (p *planner) add(n *item) error {
-	if len(p.win.slab) == maxItems {
+	if len(p.win.slab) == p.e.o.items {
 		if err := p.flush(); err != nil {
 			return err
 		}
@@ -477,7 +477,7 @@ func (p *planner) want(it *item, x snapshot.Extent, at int64) error {
 }
 
 func (p *planner) place(r ref, at index.Place) error {
-	if len(p.win.refs) == maxRefs {
+	if len(p.win.refs) == p.e.o.refs {
 		if err := p.flush(); err != nil {
 			return err
 		}
@@ -494,7 +494,7 @@ func (p *planner) flush() error {
 	if len(w.refs)+len(w.items) == 0 {
 		return p.settle()
 	}
-	p.win = newWindow()
+	p.win = newWindow(e.o)
 	jobs := w.jobs()
 	e.n.packs.Add(uint64(len(w.packs)))
 	if e.o.DryRun {
@@ -677,7 +677,7 @@ func (p *planner) settle() error {
 			if !e.o.DryRun {
 				err = p.link(l)
 			}
-			if err != nil && !isUnsafe(err) {
+			if errors.Is(err, errRefused) && !isUnsafe(err) {
 				e.local(path, l.seq, false, fmt.Errorf("a file of its own instead of a link to %q: %w", join(l.group.dir.path, l.group.name), err))
 				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, how: whole}); err != nil {
 					return err
@@ -711,6 +711,9 @@ func (p *planner) settle() error {
 	return nil
 }
 
+// errRefused says that the file system does not make a link: it has none, or not between these directories, or not so many.
+var errRefused = errors.New("no hard link")
+
 // link makes one link.
 func (p *planner) link(l link) error {
 	pool, from := &p.e.pool, l.group.dir
@@ -723,13 +726,17 @@ func (p *planner) link(l link) error {
 	}
 	defer pool.give(l.dir)
 	if l.dir.fresh {
-		if err := l.dir.h.Link(from.h, l.group.name, l.node.Name); !errors.Is(err, fs.ErrExist) {
-			return err
+		err := l.dir.h.Link(from.h, l.group.name, l.node.Name)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %w", errRefused, err)
 		}
 	}
 	temp := p.e.tempName()
 	if err := l.dir.h.Link(from.h, l.group.name, temp); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	if err := p.e.publish(l.dir, temp, l.node.Name); err != nil {
 		return err

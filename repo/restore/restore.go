@@ -94,6 +94,8 @@ type Options struct {
 	// Workers is how many ranges are fetched and restored at once. 0: one per processor. Far storages want more.
 	Workers  int
 	Progress Progress // nil: nobody is told
+
+	items, refs int // of a window; 0: maxItems and maxRefs
 }
 
 // Problem is an entry that was not restored, or not with all its metadata, for a reason of the destination.
@@ -191,6 +193,9 @@ func Run(ctx context.Context, r *repo.Repo, snap *repo.Snapshot, dst string, o O
 	if o.Progress == nil {
 		o.Progress = silent{}
 	}
+	if o.items == 0 {
+		o.items, o.refs = maxItems, maxRefs
+	}
 	e := &engine{o: &o, repo: r, snap: snap}
 	res, err := e.run(ctx, dst)
 	if err != nil {
@@ -216,7 +221,7 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages := &pageReader{r: e.repo, d: first.reader}
+	pages := &pageReader{r: e.repo, d: first.reader, again: e.repo.LoadIndex}
 	if err := e.tree.open(ctx, e, pages); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ this one, and the benchmark prints a digest of each. A corpus that is there is k
 import os
 import random
 import shutil
+import subprocess
 import sys
 
 GIB = 1 << 30
@@ -31,10 +32,13 @@ def make_random(root, scale):
 
 
 def make_system(root, scale):
-    limit = int(6 * GIB * scale) if scale < 1 else None
+    limit = 6 * GIB * scale
     taken = 0
     for top in ("/usr/share", "/usr/local/go"):
         if not os.path.isdir(top):
+            continue
+        if scale >= 1:
+            subprocess.run(["cp", "-a", top, root], check=True)
             continue
         for folder, names, files in os.walk(top):
             names.sort()
@@ -44,11 +48,11 @@ def make_system(root, scale):
                 path = f"{folder}/{name}"
                 if not (os.path.islink(path) or os.path.isfile(path)):
                     continue
-                if limit is not None and taken > limit:
+                if taken > limit:
                     break
                 shutil.copy2(path, f"{target}/{name}", follow_symlinks=False)
                 taken += os.lstat(path).st_size
-            if limit is not None and taken > limit:
+            if taken > limit:
                 break
     os.makedirs(f"{root}/lib")
     taken = 0
@@ -85,7 +89,7 @@ def make_image(root, scale):
     shutil.rmtree(second, ignore_errors=True)
     os.makedirs(second)
     parts = max(1, size // (4 << 20))
-    inserts = {parts * 10 // 102, parts * 50 // 102, parts * 90 // 102}
+    inserts = {max(1, n * parts // 1024) for n in (100, 500, 900)}
     with open(f"{root}/disk.img", "rb") as source, open(f"{second}/disk.img", "wb") as out:
         part = 0
         while data := bytearray(source.read(4 << 20)):

@@ -51,7 +51,9 @@ func main() {
 
 func parse() options {
 	var o options
-	list := func(name, value, usage string) *string { return flag.String(name, value, usage+", separated by commas") }
+	list := func(name, value, usage string) *string {
+		return flag.String(name, value, usage+", separated by commas")
+	}
 	flag.StringVar(&o.packhold, "packhold", "build/packhold", "the built program")
 	flag.StringVar(&o.data, "data", filepath.Join(os.TempDir(), "packhold-bench"), "folder of the corpora, kept for the next run")
 	flag.StringVar(&o.work, "work", "/dev/shm/packhold-bench", "folder of the repositories, on tmpfs; removed")

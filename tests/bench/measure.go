@@ -202,7 +202,7 @@ func timed(cmd *exec.Cmd) (row, error) {
 	r.anon = <-peak
 	use := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	r.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	r.rss = use.Maxrss << 10 // KiB on Linux
+	r.rss = int64(use.Maxrss) << 10 // KiB on Linux
 	if err != nil {
 		return r, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out.Bytes()[max(0, out.Len()-2000):])
 	}

@@ -132,7 +132,11 @@ func (a *app) place(id crypt.RepoID) *repository {
 
 // close tells of objects that were not used, and lets the storage go.
 func (r *repository) close() {
-	for _, p := range r.Problems() {
+	problems := r.Problems()
+	if r.log != nil {
+		problems = append(problems, r.log.Problems()...)
+	}
+	for _, p := range problems {
 		r.a.out.warn(p.Object, p.Err.Error())
 	}
 	r.store.Close()
@@ -193,7 +197,11 @@ func writeFile(path string, data []byte) error {
 // journal opens this host's audit log. A holder of a passphrase on a machine that is no host signs with the key slot's identity.
 func (r *repository) journal(ctx context.Context) (*audit.Log, error) {
 	if r.log == nil {
-		l, err := audit.Open(ctx, r.Repo, audit.Options{State: filepath.Join(r.stateDir, "audit.json"), Now: r.a.env.Now, User: userName(), Tool: program()})
+		if r.Keys().Identity == nil {
+			return nil, repo.ErrNeedHost
+		}
+		state := "audit-" + r.Keys().Identity.Host.String() + ".json" // a log is its host's
+		l, err := audit.Open(ctx, r.Repo, audit.Options{State: filepath.Join(r.stateDir, state), Now: r.a.env.Now, User: userName(), Tool: program()})
 		if err != nil {
 			return nil, err
 		}

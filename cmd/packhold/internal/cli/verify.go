@@ -71,14 +71,7 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 		if rep, err = check.Run(ctx, r.Repo, o); err != nil {
 			return err
 		}
-		logs, err := audit.Verify(ctx, r.Repo, audit.VerifyOptions{})
-		if err != nil {
-			return err
-		}
-		for _, p := range logs.Problems {
-			rep.Problems = append(rep.Problems, check.Problem{Object: p.Object, Err: p.Err})
-		}
-		return nil
+		return r.verifyLogs(ctx, rep)
 	})
 	if err != nil {
 		return err
@@ -96,6 +89,31 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 		}
 	}
 	return verdict
+}
+
+// verifyLogs checks the audit logs, this machine's against what it remembers of its own.
+func (r *repository) verifyLogs(ctx context.Context, rep *check.Report) error {
+	var o audit.VerifyOptions
+	if r.Keys().Identity != nil {
+		l, err := r.journal(ctx)
+		switch {
+		case err == nil:
+			size, root := l.Head()
+			o.Known = []audit.Head{{Tag: l.Tag(), Size: size, Root: root}}
+		case errors.Is(err, repo.ErrTampered) || errors.Is(err, repo.ErrDamaged):
+			rep.Problems = append(rep.Problems, check.Problem{Object: "audit/", Err: err})
+		default:
+			return err
+		}
+	}
+	logs, err := audit.Verify(ctx, r.Repo, o)
+	if err != nil {
+		return err
+	}
+	for _, p := range logs.Problems {
+		rep.Problems = append(rep.Problems, check.Problem{Object: p.Object, Err: p.Err})
+	}
+	return nil
 }
 
 func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) error {
