@@ -61,7 +61,7 @@ lint:
 
 cross:
 	@for p in $(PLATFORMS); do \
-	  echo "go build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; \
+	  echo "go build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build -buildvcs=false ./...; \
 	done
 
 clean:

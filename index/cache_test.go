@@ -99,7 +99,7 @@ func TestCacheDamage(t *testing.T) {
 	same, failed := 0, 0
 	try := func(what string, at int, mapped bool) {
 		x, cold := open(path, testKey(1), mapped)
-		defer x.Close()
+		t.Cleanup(func() { x.Close() })
 		if cold != nil {
 			if len(x.Segments()) != 0 || x.BaseLen() != 0 || x.Has(testID(1)) {
 				t.Fatalf("%s %d: cold, and not empty", what, at)
@@ -335,7 +335,7 @@ func FuzzCache(f *testing.F) {
 			t.Fatal(err)
 		}
 		x, cold := open(path, testKey(1), mapped)
-		defer x.Close()
+		t.Cleanup(func() { x.Close() })
 		answer(t, x, 0, 10)
 		x.ExcludeSessions(func([]byte) bool { return true })
 		if err := x.WriteCache(path, testKey(1)); err != nil && x.Err() == nil {

@@ -10,8 +10,7 @@ import (
 	"unicode/utf8"
 
 	"packhold/crypt"
-
-	"github.com/fxamacker/cbor/v2"
+	"packhold/crypt/canon"
 )
 
 // Limits of a segment, checked by Marshal and, before anything is allocated for it, by ParseSegment.
@@ -104,32 +103,6 @@ type wirePack struct {
 	Trailer     []byte
 }
 
-func encodeWire(w *wireSegment) ([]byte, error) {
-	o := cbor.CoreDetEncOptions()
-	o.NilContainers = cbor.NilContainerAsEmpty
-	mode, err := o.EncMode()
-	if err != nil {
-		return nil, err
-	}
-	return mode.Marshal(w)
-}
-
-func decodeWire(b []byte, w *wireSegment) error {
-	mode, err := cbor.DecOptions{
-		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
-		IndefLength:       cbor.IndefLengthForbidden,
-		TagsMd:            cbor.TagsForbidden,
-		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
-		MaxNestedLevels:   4,
-		MaxArrayElements:  MaxPacks,
-		MaxMapPairs:       16,
-	}.DecMode()
-	if err != nil {
-		return err
-	}
-	return mode.Unmarshal(b, w)
-}
-
 // Marshal encodes s, whose lists must be in order (Sort puts them so) and within the limits.
 // ParseSegment(s.Marshal()) equals s but for nil lists, which come back empty.
 func (s *Segment) Marshal() ([]byte, error) {
@@ -160,10 +133,7 @@ func (s *Segment) Marshal() ([]byte, error) {
 	for _, n := range s.Companions {
 		w.Companions = append(w.Companions, n)
 	}
-	b, err := encodeWire(&w)
-	if err != nil {
-		return nil, fmt.Errorf("encoding segment: %w", err)
-	}
+	b := canon.Marshal(&w)
 	if len(b) > MaxSegment {
 		return nil, fmt.Errorf("encoding segment: %d bytes, at most %d", len(b), MaxSegment)
 	}
@@ -185,15 +155,8 @@ func parseSegment(b []byte) (*Segment, error) {
 		return nil, fmt.Errorf("%d bytes, at most %d", len(b), MaxSegment)
 	}
 	var w wireSegment
-	if err := decodeWire(b, &w); err != nil {
+	if err := canon.Unmarshal(b, &w); err != nil {
 		return nil, err
-	}
-	again, err := encodeWire(&w)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(again, b) {
-		return nil, errors.New("not in the canonical form")
 	}
 	n := len(w.Entries) / entrySize
 	if len(w.Entries)%entrySize != 0 || n > MaxEntries {

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -71,44 +72,48 @@ type lease struct {
 	nonce [32]byte
 	seen  time.Time // last sign of life by the storage's clock
 	ended bool      // snapshots/<session> exists
+	known bool      // a lease of it can be read; otherwise host and nonce are zero, and it counts as open all the same
 }
 
-// openSessions reads the leases. A damaged lease counts as one of an unknown host.
+// openSessions reads the leases. One that cannot be read counts as the session that its name says, of an unknown host.
 func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, error) {
 	infos, _, err := List(ctx, r.storage, "leases/")
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[crypt.SessionID]*lease)
-	for _, i := range infos {
-		s, err := r.getSigned(ctx, crypt.TypeLease, i.Name)
+	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+		id, err2 := leaseSession(i.Name)
+		if err2 != nil {
+			return damaged("listing", i.Name, err2)
+		}
 		var l *Lease
 		if err == nil {
-			if l, err = parseBody[Lease](s.Body); err != nil {
-				err = damaged("reading", i.Name, err)
-			} else if l.Host != s.Signer || len(l.Nonce) != 32 || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session ||
-				!strings.HasPrefix(i.Name, "leases/"+l.Session.String()) {
-				err = tampered("reading", i.Name, errors.New("the session is not its signer's"))
-			}
+			l, err = r.parseLease(i.Name, object)
 		}
-		if isMissing(err) {
-			continue
-		}
-		if errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) {
+		switch {
+		case isMissing(err):
+			return nil
+		case isolated(err):
 			r.problem(i.Name, err)
-			continue
+		case err != nil:
+			return err
 		}
-		if err != nil {
-			return nil, err
-		}
-		o := out[l.Session]
+		o := out[id]
 		if o == nil {
-			o = &lease{id: l.Session, host: l.Host, nonce: [32]byte(l.Nonce)}
-			out[l.Session] = o
+			o = &lease{id: id}
+			out[id] = o
+		}
+		if l != nil {
+			o.host, o.nonce, o.known = l.Host, [32]byte(l.Nonce), true
 		}
 		if i.ModTime.After(o.seen) {
 			o.seen = i.ModTime
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	for id, l := range out {
 		switch _, err := r.storage.Stat(ctx, "snapshots/"+id.String()); {
@@ -121,14 +126,45 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 	return out, nil
 }
 
+// leaseSession is the session that the name of a lease or renewal says.
+func leaseSession(name string) (id crypt.SessionID, err error) {
+	base, _, _ := strings.Cut(strings.TrimPrefix(name, "leases/"), ".")
+	b, err := hex.DecodeString(base)
+	if err != nil || len(b) != len(id) {
+		return id, errors.New("not the name of a lease")
+	}
+	return crypt.SessionID(b), nil
+}
+
+// parseLease opens a lease or renewal and checks that it is its signer's and the one it is named for.
+func (r *Repo) parseLease(name string, object []byte) (*Lease, error) {
+	s, err := r.openSigned(crypt.TypeLease, name, object)
+	if err != nil {
+		return nil, err
+	}
+	l, err := parseBody[Lease](s.Body)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	if l.Host != s.Signer || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session || leaseName(l.Session, l.Renewal) != name {
+		return nil, tampered("reading", name, errors.New("the session is not its signer's, or its name is another's"))
+	}
+	return l, nil
+}
+
+// leaseName is the name of the lease of a session, or of its n-th renewal.
+func leaseName(id crypt.SessionID, n uint32) string {
+	if n == 0 {
+		return "leases/" + id.String()
+	}
+	return fmt.Sprintf("leases/%v.%d", id, n)
+}
+
 // adoptPacks adds every whole pack of this host that no index names and that is neither condemned nor final. It returns how many.
 func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
-	named := make(map[index.PackID]bool)
-	for p, err := range r.index.Packs() {
-		if err != nil {
-			return 0, err
-		}
-		named[p.PackID] = true
+	named, err := r.ownPacks(s.x)
+	if err != nil {
+		return 0, err
 	}
 	excluded, err := r.readCondemned(ctx)
 	if err != nil {
@@ -143,7 +179,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 		for _, i := range infos {
 			id, tree, inc, err := parsePackName(i.Name)
 			pid := index.PackID{Name: id, Incarnation: inc}
-			if err != nil || named[pid] || excluded[pid] != 0 || inc != 0 {
+			if err != nil || named[pid] || excluded.packs[pid] != 0 || excluded.blind || inc != 0 {
 				continue
 			}
 			t, table, err := r.ReadTable(ctx, id, tree, i)
@@ -173,6 +209,31 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// ownPacks returns the packs that the index names as this host's. What another host's segment says of them does not count.
+func (r *Repo) ownPacks(x *index.Index) (map[index.PackID]bool, error) {
+	named := make(map[index.PackID]bool)
+	own := make(map[uint32]bool) // by session number
+	for p, err := range x.Packs() {
+		if err != nil {
+			return nil, err
+		}
+		is, known := own[p.Session]
+		if !known {
+			record, err := x.Session(p.Session)
+			if err != nil {
+				return nil, err
+			}
+			rec, err := crypt.ParseSessionRecord(record)
+			is = err == nil && rec.Host == r.keys.Identity.Host
+			own[p.Session] = is
+		}
+		if is {
+			named[p.PackID] = true
+		}
+	}
+	return named, nil
 }
 
 // checkWhole reads a pack and checks every byte of it against its name.

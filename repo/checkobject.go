@@ -3,7 +3,6 @@ package repo
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -47,11 +46,18 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 	case "snapshots":
 		_, err := r.SnapshotObject(name, b)
 		return bad(err)
-	case "group", "copied", "roots":
-		if !strings.HasSuffix(name, crypt.Sum(b).String()) {
-			return bad(errors.New("the bytes do not match the name"))
+	case "copied":
+		_, err := r.parseCopied(name, b)
+		return bad(err)
+	case "roots":
+		_, err := parseSuccession(r.config.ID, name, b)
+		return bad(err)
+	case "group":
+		_, _, whole, err := r.parseGroup(name, b)
+		if err == nil && !whole {
+			err = errors.New("the bytes do not match the name")
 		}
-		return nil
+		return bad(err)
 	}
 	return bad(r.checkControl(prefix, name, rest, b))
 }
@@ -80,46 +86,44 @@ func (r *Repo) checkSlot(name string, b []byte) error {
 }
 
 // checkControl checks a sealed and signed object and the form of its body.
-func (r *Repo) checkControl(prefix, name, rest string, b []byte) error {
-	types := map[string]crypt.Type{"settings": crypt.TypeSettings, "hosts": crypt.TypeHost, "leases": crypt.TypeLease,
-		"forgotten": crypt.TypeForgotten, "marks": crypt.TypeMark, "verified": crypt.TypeVerified}
-	if prefix == "condemned" {
+func (r *Repo) checkControl(prefix, name, rest string, b []byte) (err error) {
+	switch prefix {
+	case "settings":
+		var g uint64
+		if g, err = strconv.ParseUint(rest, 10, 64); err == nil {
+			_, err = r.parseSettings(name, g, b)
+		}
+	case "hosts":
+		_, err = r.parseHost(name, b)
+	case "leases":
+		_, err = r.parseLease(name, b)
+	case "condemned":
 		_, suffix, _ := strings.Cut(rest, ".")
-		_, err := r.parseSet(name, suffix, b)
-		return err
-	}
-	t, ok := types[prefix]
-	if !ok {
-		return fmt.Errorf("no object of format 1 is called so")
-	}
-	s, err := r.openSigned(t, name, b)
-	if err != nil {
-		return err
-	}
-	switch t {
-	case crypt.TypeSettings:
-		v, err := parseBody[Settings](s.Body)
-		if err != nil {
-			return err
-		}
-		if strconv.FormatUint(v.Generation, 10) != rest {
-			return errors.New("it is another generation")
-		}
-		return v.validate()
-	case crypt.TypeHost:
-		_, err = crypt.ParseCertificate(s.Body)
-	case crypt.TypeLease:
-		var l *Lease
-		if l, err = parseBody[Lease](s.Body); err == nil && (l.Host != s.Signer || len(l.Nonce) != 32 ||
-			crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session) {
-			return tampered("checking", name, errors.New("the session is not its signer's"))
-		}
-	case crypt.TypeForgotten:
-		_, err = parseBody[Forgotten](s.Body)
-	case crypt.TypeMark:
-		_, err = parseBody[Mark](s.Body)
-	case crypt.TypeVerified:
-		_, err = parseBody[Verified](s.Body)
+		_, _, err = r.parseSet(name, suffix, b)
+	case "forgotten":
+		_, err = r.parseForgotten(name, b)
+	case "marks":
+		_, err = r.parseMark(name, b)
+	case "verified":
+		_, err = r.parseVerified(name, b)
+	default:
+		err = errors.New("no object of format 1 is called so")
 	}
 	return err
+}
+
+// parseVerified opens what a reader says it verified.
+func (r *Repo) parseVerified(name string, object []byte) (*Verified, error) {
+	s, err := r.openSigned(crypt.TypeVerified, name, object)
+	if err != nil {
+		return nil, err
+	}
+	v, err := parseBody[Verified](s.Body)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	if v.Host != s.Signer {
+		return nil, tampered("reading", name, errors.New("its signer is another host"))
+	}
+	return v, nil
 }

@@ -1,8 +1,15 @@
 package repo
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/pack"
 )
 
 // The bodies of the control objects of format 1. Each is deterministic CBOR inside a Signed (crypt.SignBody), sealed
@@ -101,8 +108,16 @@ type Mark struct {
 	Remove  bool            `cbor:"6,keyasint,omitempty"` // takes an earlier mark of the kind back
 	Time    int64           `cbor:"7,keyasint"`
 	Until   int64           `cbor:"8,keyasint,omitempty"`
-	Text    []byte          `cbor:"9,keyasint,omitempty"` // HPKE-sealed to the read key
+	Text    []byte          `cbor:"9,keyasint,omitempty"` // HPKE-sealed to the read key of Epoch (crypt.SealText)
 	Epoch   uint32          `cbor:"10,keyasint,omitempty"`
+	Kept    []KeptSnapshot  `cbor:"11,keyasint,omitempty"` // revocations: the host's snapshots that stay valid, by session
+}
+
+// KeptSnapshot is a snapshot that a revocation leaves valid: it was there before the host fell.
+type KeptSnapshot struct {
+	_       struct{} `cbor:",toarray"`
+	Session crypt.SessionID
+	Object  crypt.ID // SHA-256 of snapshots/<session>
 }
 
 // Verified is verified/<sha256>: what a reader opened and hashed, what was lost.
@@ -121,7 +136,7 @@ type FailedBlob struct {
 	Pack crypt.ID
 }
 
-// Group is group/<sha256>: parity over a group of packs. The shards follow the sealed body.
+// Group is group/<sha256>: parity over a group of packs. The shards follow the sealed body (sealGroup).
 type Group struct {
 	Members []GroupMember `cbor:"1,keyasint"` // in shard order
 	Parity  uint8         `cbor:"2,keyasint"`
@@ -141,7 +156,7 @@ type Succession struct {
 	Old  []byte `cbor:"1,keyasint"`
 	New  []byte `cbor:"2,keyasint"`
 	Time int64  `cbor:"3,keyasint"`
-	Sig  []byte `cbor:"4,keyasint"` // by the new root over the body without this field
+	Sig  []byte `cbor:"4,keyasint"` // by the new root over the body with an empty Sig
 }
 
 // body is a control object's body.
@@ -149,11 +164,187 @@ type body interface {
 	Settings | Lease | Condemned | CondemnedLeases | CondemnedFinal | Forgotten | Mark | Verified | Group | Succession
 }
 
-// parseBody decodes a body, strictly.
+// parseBody decodes a body, strictly: canon.Marshal(*v) == b, and v can have been made by a writer of format 1.
 func parseBody[B body](b []byte) (*B, error) {
 	v := new(B)
 	if err := canon.Unmarshal(b, v); err != nil {
 		return nil, err
 	}
+	if err := any(v).(interface{ validate() error }).validate(); err != nil {
+		return nil, err
+	}
 	return v, nil
+}
+
+// Caps of lists and texts in control bodies; what has none is bounded by the object's size.
+const (
+	maxEpochs      = 1024
+	maxDomains     = 1024
+	maxRevocations = 1 << 16
+	maxText        = 1024     // bytes of a domain, purpose or reason
+	maxMarkText    = 64 << 10 // bytes of a mark's sealed text
+	maxMembers     = 240      // packs of a group: with 16 of parity, what GF(2^8) codes
+)
+
+// ascending refuses lists with an element out of order or twice: so that a set has one form.
+func ascending[T any](list []T, compare func(a, b T) int) error {
+	for i := 1; i < len(list); i++ {
+		if compare(list[i-1], list[i]) >= 0 {
+			return fmt.Errorf("element %d of %d is out of order", i, len(list))
+		}
+	}
+	return nil
+}
+
+// compare orders by name, kind, incarnation.
+func (p PackRef) compare(q PackRef) int {
+	tree := func(p PackRef) int {
+		if p.Tree {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(bytes.Compare(p.Name[:], q.Name[:]), cmp.Compare(tree(p), tree(q)), cmp.Compare(p.Incarnation, q.Incarnation))
+}
+
+// validate refuses settings that a root never makes.
+func (s *Settings) validate() error {
+	switch {
+	case s.Generation == 0 || (s.Generation == 1) != (len(s.Previous) == 0) || s.Generation > 1 && len(s.Previous) != 32:
+		return errors.New("all generations but the first name their predecessor")
+	case s.WriteEpoch == 0:
+		return errors.New("no write epoch")
+	case len(s.ReadKeys) == 0 || len(s.ReadKeys) > maxEpochs:
+		return fmt.Errorf("%d read keys", len(s.ReadKeys))
+	case s.Parity > pack.MaxParity:
+		return fmt.Errorf("%d parity shards: %w", s.Parity, crypt.ErrPolicy)
+	case s.PackSize < MinPackSize || s.PackSize > MaxPackSize:
+		return fmt.Errorf("pack size %d: %w", s.PackSize, crypt.ErrPolicy)
+	case s.Lock < 0 || (s.Lock == 0) != (s.LockMode == "") || s.LockMode != "" && s.LockMode != "governance" && s.LockMode != "compliance":
+		return fmt.Errorf("lock of %d seconds, mode %q", s.Lock, s.LockMode)
+	case len(s.PackParity) != 0 && (len(s.PackParity) != 2 || s.PackParity[0] == 0 || s.PackParity[0] > maxMembers ||
+		s.PackParity[1] == 0 || s.PackParity[1] > pack.MaxParity):
+		return fmt.Errorf("group parity %v", s.PackParity)
+	case len(s.Domains) > maxDomains || len(s.Revocations) > maxRevocations:
+		return fmt.Errorf("%d domains, %d revocations", len(s.Domains), len(s.Revocations))
+	}
+	for _, d := range s.Domains {
+		if d == "" || len(d) > maxText {
+			return fmt.Errorf("domain of %d bytes", len(d))
+		}
+	}
+	for _, h := range s.Revocations {
+		if len(h) != 32 {
+			return fmt.Errorf("hash of %d bytes", len(h))
+		}
+	}
+	for _, err := range []error{
+		ascending(s.ReadKeys, func(a, b crypt.ReadKeyForm) int { return cmp.Compare(a.Epoch, b.Epoch) }),
+		ascending(s.Domains, strings.Compare),
+		ascending(s.Revocations, bytes.Compare),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	_, err := pack.ParseLevel(s.Compression)
+	return err
+}
+
+func (l *Lease) validate() error {
+	if len(l.Nonce) != 32 || l.Host == (crypt.HostID{}) || len(l.Purpose) > maxText {
+		return errors.New("bad field")
+	}
+	return nil
+}
+
+func (c *Condemned) validate() error {
+	if len(c.Packs) == 0 {
+		return errors.New("no packs")
+	}
+	return ascending(c.Packs, PackRef.compare)
+}
+
+func (c *CondemnedLeases) validate() error {
+	return ascending(c.Sessions, func(a, b crypt.SessionID) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// validate lets an empty list pass: the second look may have taken every pack off the set.
+func (c *CondemnedFinal) validate() error { return ascending(c.Packs, PackRef.compare) }
+
+func (f *Forgotten) validate() error {
+	if len(f.Reason) > maxText || len(f.Record) == 0 || crypt.Sum(f.Record) != f.Object {
+		return errors.New("bad field")
+	}
+	return nil
+}
+
+func (m *Mark) validate() error {
+	var noSession crypt.SessionID
+	var noHost crypt.HostID
+	switch {
+	case m.Kind < MarkTag || m.Kind > MarkRevocation:
+		return fmt.Errorf("kind %d", m.Kind)
+	case m.Session == noSession && m.Host == noHost && m.Object == "":
+		return errors.New("about nothing")
+	case m.Object != "" && !KnownName(m.Object) || len(m.Hash) != 0 && len(m.Hash) != 32:
+		return errors.New("bad object")
+	case len(m.Text) > maxMarkText || (len(m.Text) == 0) != (m.Epoch == 0):
+		return fmt.Errorf("text of %d bytes, epoch %d", len(m.Text), m.Epoch)
+	case m.Kind == MarkAcknowledgement && len(m.Hash) == 0:
+		return errors.New("an acknowledgement names a hash")
+	case m.Kind == MarkRevocation && (m.Host == noHost || m.Remove):
+		return errors.New("a revocation names a host, and is not taken back")
+	case m.Kind != MarkRevocation && len(m.Kept) > 0:
+		return errors.New("only a revocation keeps snapshots")
+	}
+	return ascending(m.Kept, func(a, b KeptSnapshot) int { return bytes.Compare(a.Session[:], b.Session[:]) })
+}
+
+// about is what a mark's text is sealed to (crypt.SealText), so that it does not open in another mark: "mark" | kind u8 | session 16 | host 16 |
+// object.
+func (m *Mark) about() string {
+	return "mark" + string([]byte{byte(m.Kind)}) + string(m.Session[:]) + string(m.Host[:]) + m.Object
+}
+
+// signers says which roles may make a mark of kind k; the root may make all of them. Tags and suspicions of a writer are about its own
+// snapshots, which is for their reader to check.
+func (k MarkKind) signers() crypt.Role {
+	switch k {
+	case MarkTag, MarkSuspect, MarkPin, MarkAttestation:
+		return crypt.RoleWriter | crypt.RoleOperator | crypt.RoleAdmin
+	case MarkHold:
+		return crypt.RoleOperator | crypt.RoleAdmin
+	case MarkAcknowledgement, MarkApproval:
+		return crypt.RoleAdmin
+	}
+	return 0 // a revocation is the root's
+}
+
+// parseMark opens a mark and checks that its signer may make one of its kind.
+func (r *Repo) parseMark(name string, object []byte) (*Mark, error) {
+	s, err := r.openSigned(crypt.TypeMark, name, object)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseBody[Mark](s.Body)
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	if s.Signer != (crypt.HostID{}) && r.role(s.Signer)&m.Kind.signers() == 0 {
+		return nil, tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
+	}
+	return m, nil
+}
+
+func (v *Verified) validate() error {
+	for _, err := range []error{ascending(v.Packs, PackRef.compare), ascending(v.Lost, PackRef.compare),
+		ascending(v.Failed, func(a, b FailedBlob) int {
+			return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), bytes.Compare(a.Pack[:], b.Pack[:]))
+		})} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

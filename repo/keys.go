@@ -22,7 +22,7 @@ func (r *Repo) putHost(ctx context.Context, id *crypt.Identity, name string, rol
 		return err
 	}
 	if r.trust != nil {
-		r.trust.Add(c)
+		r.addHost(c)
 	}
 	return nil
 }
@@ -34,29 +34,37 @@ func (r *Repo) bundle(holder *crypt.Identity) *crypt.Bundle {
 }
 
 // putSlot makes a key slot with its bundle. The bundle is stored first: a slot that is there can be used.
-func (r *Repo) putSlot(ctx context.Context, passphrase []byte, iterations int, label string, holder *crypt.Identity) error {
+func (r *Repo) putSlot(ctx context.Context, passphrase []byte, iterations int, label string, holder *crypt.Identity) (id crypt.SlotID, err error) {
 	epoch := r.settings.WriteEpoch
 	object, slot, err := r.keys.Admin.NewSlot(passphrase, iterations, label, r.keys.Writes[epoch], epoch)
 	if err != nil {
-		return err
+		return id, err
 	}
 	b := r.bundle(holder)
 	b.Slot = slot.ID
 	sealed, err := r.keys.Admin.SealBundle(slot.Public, b)
 	if err != nil {
-		return err
+		return id, err
 	}
+	var stored []string
+	defer func() {
+		// A slot that was not reported as made should not open the repository: best effort, the other keys work in any case.
+		for i := len(stored) - 1; err != nil && i >= 0; i-- {
+			_ = r.storage.Delete(context.WithoutCancel(ctx), stored[i])
+		}
+	}()
 	name := fmt.Sprintf("bundles/%d-%v-%v", b.Generation, slot.ID, crypt.Sum(sealed))
-	if err := r.put(ctx, name, sealed, backends.PutOptions{}); err != nil {
-		return err
+	stored = append(stored, name)
+	if err = r.put(ctx, name, sealed, backends.PutOptions{}); err != nil {
+		return id, err
 	}
 	for _, prefix := range slotPrefixes {
-		if err := r.putExclusive(ctx, prefix+slot.ID.String(), object); err != nil {
-			return err
+		stored = append(stored, prefix+slot.ID.String())
+		if err = r.putExclusive(ctx, prefix+slot.ID.String(), object); err != nil {
+			return id, err
 		}
 	}
-	r.keys.Slot = slot.ID
-	return nil
+	return slot.ID, nil
 }
 
 // slotPrefixes are where a key slot and its replicas stand; the main one is written last and removed first.
@@ -72,14 +80,16 @@ type KeySlot struct {
 
 // ListKeys lists the key slots that the root signed. It needs a write secret only.
 func (r *Repo) ListKeys(ctx context.Context) ([]KeySlot, error) {
-	slots, err := r.slots(ctx)
+	slots, unread, err := r.slots(ctx, r.keys.Root, "")
+	if err == nil {
+		err = unread
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing keys: %w", err)
 	}
 	var out []KeySlot
 	for _, s := range slots {
-		if err := s.CheckSigned(r.keys.Root, r.config.ID); err != nil {
-			r.problem("keys/"+s.ID.String(), tampered("reading", "keys/"+s.ID.String(), err))
+		if !s.signed {
 			continue
 		}
 		label, err := s.Label(r.config.ID, r.keys.Writes)
@@ -96,15 +106,13 @@ func (r *Repo) AddKey(ctx context.Context, passphrase []byte, label string) (cry
 	if r.keys.Admin == nil {
 		return crypt.SlotID{}, fmt.Errorf("adding key: %w", ErrNeedAdmin)
 	}
-	current := r.keys.Slot
+	var id crypt.SlotID
 	holder, err := crypt.NewIdentity()
 	if err == nil {
 		if err = r.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin); err == nil {
-			err = r.putSlot(ctx, passphrase, 0, label, holder)
+			id, err = r.putSlot(ctx, passphrase, r.iterations, label, holder)
 		}
 	}
-	id := r.keys.Slot
-	r.keys.Slot = current
 	if err != nil {
 		return crypt.SlotID{}, fmt.Errorf("adding key: %w", err)
 	}

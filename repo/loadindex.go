@@ -136,7 +136,8 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	case err != nil:
 		return err
 	}
-	if len(seg.Supersedes) > 0 {
+	// A revoked host's segments may still be read, since every blob is checked by its ID, but take nothing away.
+	if len(seg.Supersedes) > 0 && !l.r.trust.Revoked(crypt.HostID(seg.Host)) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.news = append(l.news, superseding{id, seg.Supersedes, seg.Companions})
@@ -271,7 +272,7 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 	if crypt.HostID(seg.Host) != s.Signer || crypt.NewSessionID(s.Signer, seg.Nonce) != crypt.SessionID(seg.Session) {
 		return nil, tampered("reading", name, errors.New("its session is not its signer's"))
 	}
-	prune := r.role(s.Signer)&crypt.RolePrune != 0 && !r.trust.Revoked(s.Signer)
+	prune := r.role(s.Signer)&crypt.RolePrune != 0
 	if len(seg.Supersedes) > 0 && !prune {
 		return nil, tampered("reading", name, errors.New("only the prune role supersedes segments"))
 	}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"syscall"
+	"time"
 
 	"packhold/crypt"
 	"packhold/index"
@@ -13,13 +16,17 @@ import (
 
 // packKey finds the key of a pack: its session's key, unwrapped once, then the pack's salt.
 func (r *Repo) packKey(p *index.PackInfo) (*crypt.PackKey, error) {
+	// A session's number means something in its index alone; and two segments may say that one pack is of different sessions, of which
+	// one lies: what the liar's word leads to must not stand in the way of the other.
+	x := r.index.Load()
+	at := packKeyID{x, p.Name, p.Session}
 	r.mu.Lock()
-	k := r.packKeys[p.Name]
+	k := r.packKeys[at]
 	r.mu.Unlock()
 	if k != nil {
 		return k, nil
 	}
-	record, err := r.index.Session(p.Session)
+	record, err := x.Session(p.Session)
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +42,15 @@ func (r *Repo) packKey(p *index.PackInfo) (*crypt.PackKey, error) {
 	if len(r.packKeys) >= maxPackKeys { // they cost a microsecond to make again
 		clear(r.packKeys)
 	}
-	r.packKeys[p.Name] = k
+	r.packKeys[at] = k
 	return k, nil
+}
+
+// packKeyID names a derived pack key.
+type packKeyID struct {
+	x       *index.Index
+	name    crypt.ID
+	session uint32
 }
 
 // maxPackKeys bounds the memory of derived keys: 10,000 of about 100 bytes.
@@ -94,9 +108,10 @@ func (r *Repo) NewReader() (*Reader, error) {
 
 // Locate finds the best place of a blob. A blob without one is ErrDamaged.
 func (r *Repo) Locate(id crypt.ID) (index.Place, error) {
-	p, ok := r.index.Lookup(id)
+	x := r.index.Load()
+	p, ok := x.Lookup(id)
 	if !ok {
-		if err := r.index.Err(); err != nil {
+		if err := x.Err(); err != nil {
 			return p, err
 		}
 		return p, damaged("finding", "blob "+id.String(), errors.New("no index segment knows it"))
@@ -136,43 +151,124 @@ func (r *Repo) ReadPack(ctx context.Context, p *index.PackInfo, off, n int64) ([
 	return b, nil
 }
 
-// Get reads one blob, from whichever copy opens; the last resort is the pack's own parity. The result is the
-// Reader's and valid until the next call. A blob that no copy yields matches ErrDamaged.
+// Get reads one blob, from whichever copy opens; the last resort is the pack's own parity. Where a pack is missing that the index names,
+// or no index segment knows the blob, condemned sets and index are read once more before that is believed: a prune may have moved the
+// blob. The result is the Reader's and valid until the next call. A blob that no copy yields matches ErrDamaged; where the storage did not let
+// a copy be read, its error comes instead.
 func (d *Reader) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
-	var first error
-	places := d.r.index.Places(id)
-	for _, p := range places {
-		sealed, err := d.r.ReadPack(ctx, p.Pack, int64(p.Offset), int64(p.Length))
-		if err == nil {
-			var plain []byte
-			if plain, err = d.Open(id, p, sealed); err == nil {
-				return plain, nil
-			}
-		}
-		if !errors.Is(err, ErrDamaged) {
+	loads := d.r.loadCount()
+	t := d.try(ctx, id)
+	if t.err != nil && t.gone() {
+		again, err := d.r.reread(ctx, loads, t.missing)
+		if err != nil {
 			return nil, err
 		}
-		if first == nil {
-			first = err
+		if again {
+			t = d.try(ctx, id)
 		}
+		d.r.noteGone(t.missing)
 	}
-	for _, p := range places {
+	if t.err == nil || ctx.Err() != nil {
+		return t.plain, t.err
+	}
+	for _, p := range t.places {
 		if plain, err := d.mend(ctx, id, p); err == nil {
-			d.r.problem(PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation), fmt.Errorf("%w; its parity made it good for this read", first))
+			d.r.problem(PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation), fmt.Errorf("%w; its parity made it good for this read", t.err))
 			return plain, nil
 		} else if ctx.Err() != nil {
 			return nil, err
 		}
 	}
-	if first == nil {
-		_, first = d.r.Locate(id)
+	return nil, t.err
+}
+
+// attempt is one try of all places of a blob.
+type attempt struct {
+	plain   []byte
+	err     error // the storage's before damage: what could not be read is not lost
+	places  []index.Place
+	missing []index.PackID
+}
+
+// gone reports whether a newer index may say more.
+func (t *attempt) gone() bool { return len(t.places) == 0 || len(t.missing) > 0 }
+
+func (d *Reader) try(ctx context.Context, id crypt.ID) (t attempt) {
+	t.places = d.r.index.Load().Places(id)
+	if len(t.places) == 0 {
+		_, t.err = d.r.Locate(id)
+		return t
 	}
-	return nil, first
+	for _, p := range t.places {
+		sealed, err := d.r.ReadPack(ctx, p.Pack, int64(p.Offset), int64(p.Length))
+		if err == nil {
+			if t.plain, err = d.Open(id, p, sealed); err == nil {
+				t.err = nil
+				return t
+			}
+		}
+		if errors.Is(err, ErrNeedRead) || errors.Is(err, ErrNoKey) || ctx.Err() != nil {
+			t.err = err
+			return t
+		}
+		if isMissing(err) {
+			t.missing = append(t.missing, p.Pack.PackID)
+		}
+		if t.err == nil || errors.Is(t.err, ErrDamaged) && !errors.Is(err, ErrDamaged) {
+			t.err = err
+		}
+	}
+	return t
+}
+
+func (r *Repo) loadCount() uint64 {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	return r.loads
+}
+
+// rereadEvery is how often the index is read again for blobs that no segment knows: it bounds what a damaged index costs, nothing else.
+const rereadEvery = time.Minute
+
+// maxGone bounds the memory of packs known to be missing: 100,000 of about 50 bytes. Beyond it each costs a reading of the index.
+const maxGone = 100_000
+
+// reread reads the index again, unless that was done since it was read loads times, or would tell nothing new: all of the missing packs
+// were looked for before. It reports whether there is a newer index than the caller knew.
+func (r *Repo) reread(ctx context.Context, loads uint64, missing []index.PackID) (bool, error) {
+	r.loadMu.Lock() // held over storage calls: other readers that miss something wait for the same answer
+	defer r.loadMu.Unlock()
+	if r.loads != loads {
+		return true, nil
+	}
+	if len(missing) == 0 {
+		if r.now().Sub(r.loaded).Abs() < rereadEvery && r.reloaded {
+			return false, nil
+		}
+	} else if !slices.ContainsFunc(missing, func(p index.PackID) bool { _, known := r.gone[p]; return !known }) {
+		return false, nil
+	}
+	r.reloaded = true
+	return true, r.loadLocked(ctx)
+}
+
+// noteGone remembers packs that are missing although the index was read again.
+func (r *Repo) noteGone(missing []index.PackID) {
+	if len(missing) == 0 {
+		return
+	}
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	for _, p := range missing {
+		if len(r.gone) < maxGone {
+			r.gone[p] = struct{}{}
+		}
+	}
 }
 
 // mend reads a blob from its pack as the parity restores it in memory. Nothing is written.
 func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, error) {
-	file, err := d.r.ReadPack(ctx, p.Pack, 0, -1)
+	file, err := d.r.readBroken(ctx, p.Pack)
 	if err != nil {
 		return nil, err
 	}
@@ -184,4 +280,37 @@ func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, 
 		return nil, ErrDamaged
 	}
 	return d.Open(id, p, good[p.Offset:p.Offset+p.Length])
+}
+
+// brokenStep is how much is given up for a bad sector: the smallest shard of a pack of 4 MiB, so that it costs one shard.
+const brokenStep = 64 << 10
+
+// readBroken reads what there is of a pack. Sectors that the disk cannot read (EIO) come as zeros, as long as they are few enough for
+// parity to mend; any other error is the storage's and ends it.
+func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error) {
+	name := PackName(p.Name, p.Tree(), p.Incarnation)
+	info, err := r.storage.Stat(ctx, name)
+	if err != nil {
+		return nil, storageErr("reading pack", name, err)
+	}
+	if info.Size > pack.MaxFile {
+		info.Size = int64(p.Size) // something was appended
+	}
+	file, err := r.storage.Get(ctx, name, 0, info.Size)
+	if err == nil || !errors.Is(err, syscall.EIO) {
+		return file, storageErr("reading pack", name, err)
+	}
+	file = make([]byte, info.Size)
+	for off, bad := int64(0), int64(0); off < info.Size; off += brokenStep {
+		n := min(brokenStep, info.Size-off)
+		b, err := r.storage.Get(ctx, name, off, n)
+		if err != nil {
+			if bad += n; !errors.Is(err, syscall.EIO) || bad > info.Size/4 {
+				return nil, storageErr("reading pack", name, err)
+			}
+			continue
+		}
+		copy(file[off:], b)
+	}
+	return file, nil
 }

@@ -10,10 +10,13 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"packhold/backends"
@@ -50,7 +53,8 @@ type Options struct {
 	CachePath string           // file of the index cache; "" keeps none
 }
 
-// Repo is an open repository. Its methods may be called concurrently, but LoadIndex before anything that looks up blobs.
+// Repo is an open repository. Its methods may be called concurrently, but LoadIndex before anything that looks up blobs, and those that
+// change keys or hosts beside no other.
 type Repo struct {
 	storage  backends.Storage
 	config   *Config
@@ -59,15 +63,29 @@ type Repo struct {
 	settings *Settings
 	now      func() time.Time
 	cache    string
+	coder    *pack.Coder
 
-	index *index.Index
+	iterations int // of new key slots; 0: the default
+
+	roles             map[crypt.HostID]crypt.Role  // of all certificates of a host together
+	kept              map[crypt.SessionID]crypt.ID // snapshots of revoked hosts that stay valid, by their objects
+	unknownRevocation bool                         // a revocation cannot be read: any host may be the revoked one
+
+	index atomic.Pointer[index.Index] // nil before LoadIndex
+
+	loadMu   sync.Mutex // serializes readings of the index, and guards what follows
+	loads    uint64     // how often the index was read
+	loaded   time.Time  // when the last reading began
+	reloaded bool       // it was read again for a blob that was missed
+	gone     map[index.PackID]struct{}
 
 	mu       sync.Mutex // guards what follows
+	active   bool       // a session is open
+	stale    bool       // the index holds claims of a session that never stored what it claimed
 	problems []Problem
-	records  map[crypt.SessionID]*crypt.SessionRecord
+	reported map[string]bool
 	sessions map[crypt.SessionID]crypt.SessionKey
-	packKeys map[crypt.ID]*crypt.PackKey
-	coder    *pack.Coder
+	packKeys map[packKeyID]*crypt.PackKey
 }
 
 // maxSlotTries is how many key slots are tried without a hint: each wrong one costs a key derivation, which a storage could
@@ -101,12 +119,16 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 	if err := r.readHosts(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.readRevocations(ctx); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
 func newRepo(s backends.Storage, o Options) *Repo {
-	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, records: make(map[crypt.SessionID]*crypt.SessionRecord),
-		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[crypt.ID]*crypt.PackKey), coder: new(pack.Coder)}
+	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), roles: make(map[crypt.HostID]crypt.Role),
+		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
+		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey)}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -141,13 +163,18 @@ func (r *Repo) Problems() []Problem {
 func (r *Repo) problem(object string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range r.problems {
-		if p.Object == object {
-			return
-		}
+	switch {
+	case r.reported[object]:
+	case len(r.problems) < maxProblems:
+		r.reported[object] = true
+		r.problems = append(r.problems, Problem{object, err})
+	case len(r.problems) == maxProblems:
+		r.problems = append(r.problems, Problem{"(more)", fmt.Errorf("%w: more than %d objects", ErrDamaged, maxProblems)})
 	}
-	r.problems = append(r.problems, Problem{object, err})
 }
+
+// maxProblems bounds the memory of what is reported: a hostile storage holds any number of junk objects.
+const maxProblems = 10_000
 
 // configNames are the config and its replicas: any one is enough.
 var configNames = [...]string{"config", "replica/1/config", "replica/2/config"}
@@ -155,25 +182,27 @@ var configNames = [...]string{"config", "replica/1/config", "replica/2/config"}
 // readConfig finds a config that parses, and that names the root the credential pins.
 func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	var first error
-	missing := 0
+	var good []byte
+	var missing []string
 	for _, name := range configNames {
 		b, err := Fetch(ctx, r.storage, name)
 		if isMissing(err) {
-			missing++
+			missing = append(missing, name)
 			continue
 		}
 		if err == nil {
 			var cfg *Config
-			if cfg, err = ParseConfig(b); err == nil {
-				if c != nil && (c.Repo != cfg.ID || !bytes.Equal(c.Root, cfg.Root)) {
-					err = tampered("reading", name, fmt.Errorf("repository %x: %w %x", cfg.ID, ErrForeign, c.Repo))
-				} else if r.config == nil {
-					r.config = cfg
-				} else if cfg.ID != r.config.ID {
-					err = tampered("reading", name, ErrForeign)
-				}
-			} else if !errors.Is(err, crypt.ErrFormat) {
+			cfg, err = ParseConfig(b)
+			switch {
+			case errors.Is(err, crypt.ErrFormat):
+			case err != nil:
 				err = damaged("reading", name, err)
+			case c != nil && (c.Repo != cfg.ID || !bytes.Equal(c.Root, cfg.Root)):
+				err = tampered("reading", name, fmt.Errorf("repository %x: %w %x", cfg.ID, ErrForeign, c.Repo))
+			case good == nil:
+				r.config, good = cfg, b
+			case !bytes.Equal(b, good): // a config never changes, so they are of two repositories
+				err = tampered("reading", name, ErrForeign)
 			}
 		}
 		if err != nil {
@@ -185,12 +214,8 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	}
 	switch {
 	case r.config != nil:
-		if missing > 0 {
-			for _, name := range configNames {
-				if _, err := r.storage.Stat(ctx, name); isMissing(err) {
-					r.problem(name, damaged("reading", name, errors.New("missing, another copy is good")))
-				}
-			}
+		for _, name := range missing {
+			r.problem(name, damaged("reading", name, errors.New("missing, another copy is good")))
 		}
 		return nil
 	case first != nil:
@@ -227,45 +252,80 @@ func (k *Keys) addBundle(b *crypt.Bundle) {
 	}
 }
 
-// slots reads the key slots that parse, in the order of their names; a damaged one is mended by its replica or passed over.
-func (r *Repo) slots(ctx context.Context) ([]*crypt.Slot, error) {
-	byName := make(map[string][]string) // id -> names
-	for _, prefix := range []string{"keys/", "replica/1/keys/", "replica/2/keys/"} {
-		infos, _, err := List(ctx, r.storage, prefix)
+// maxSlots is how many key slots are read at most: a storage may hold any number of junk ones.
+const maxSlots = 1024
+
+// foundSlot is a copy of a key slot that parses.
+type foundSlot struct {
+	*crypt.Slot
+	name   string // of its object
+	signed bool   // by the root that is believed so far
+}
+
+// slots reads the key slots whose ids begin with hint: those that root signed first, then copies of others, each in the order of their names.
+// A bad copy is reported and never hides a good one; a copy of another content than the signed one is left out. unread is why the storage
+// gave no copy of some slot.
+func (r *Repo) slots(ctx context.Context, root ed25519.PublicKey, hint string) (found []foundSlot, unread, err error) {
+	byID := make(map[string][]string) // id -> names
+	for i := len(slotPrefixes) - 1; i >= 0; i-- {
+		infos, _, err := List(ctx, r.storage, slotPrefixes[i])
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, i := range infos {
 			id := i.Name[strings.LastIndexByte(i.Name, '/')+1:]
-			byName[id] = append(byName[id], i.Name)
+			if strings.HasPrefix(id, hint) {
+				byID[id] = append(byID[id], i.Name)
+			}
 		}
 	}
-	ids := make([]string, 0, len(byName))
-	for id := range byName {
-		ids = append(ids, id)
+	ids := slices.Sorted(maps.Keys(byID))
+	if len(ids) > maxSlots {
+		r.problem("keys/", tampered("listing", "keys/", fmt.Errorf("%d key slots, only %d are looked at: name one by a hint", len(ids), maxSlots)))
+		ids = ids[:maxSlots]
 	}
-	sort.Strings(ids)
-	var slots []*crypt.Slot
+	var signed, others []foundSlot
 	for _, id := range ids {
-		for _, name := range byName[id] {
+		var bad []foundSlot
+		var failed error
+		before := len(signed)
+		for _, name := range byID[id] {
 			b, err := Fetch(ctx, r.storage, name)
+			var s *crypt.Slot
 			if err == nil {
-				var s *crypt.Slot
 				if s, err = crypt.ParseSlot(b); err == nil && s.ID.String() != id {
 					err = crypt.ErrOpen
 				}
-				if err == nil {
-					slots = append(slots, s)
-					break
+				if err != nil {
+					err = damaged("reading", name, err)
 				}
-				err = damaged("reading", name, err)
-			} else if !isMissing(err) && ctx.Err() != nil {
-				return nil, err
 			}
-			r.problem(name, err)
+			switch {
+			case ctx.Err() != nil:
+				return nil, nil, ctx.Err()
+			case isMissing(err):
+			case err != nil: // of the storage too: the next copy may be on a good sector
+				r.problem(name, err)
+				if !isolated(err) {
+					failed = err
+				}
+			case s.CheckSigned(root, r.config.ID) != nil:
+				bad = append(bad, foundSlot{s, name, false})
+			case len(signed) == before:
+				signed = append(signed, foundSlot{s, name, true})
+			}
+		}
+		for _, s := range bad {
+			r.problem(s.name, tampered("reading", s.name, fmt.Errorf("the root did not make this key slot: %w", crypt.ErrSignature)))
+		}
+		if len(signed) == before {
+			others = append(others, bad...)
+			if failed != nil {
+				unread = failed
+			}
 		}
 	}
-	return slots, nil
+	return append(signed, others...), unread, nil
 }
 
 // unlock opens a key slot with the passphrase, and the newest bundle for it.
@@ -286,29 +346,24 @@ func (r *Repo) unlock(ctx context.Context, a Access) error {
 		r.takeBundle(root, crypt.SlotID{}, b)
 		return nil
 	}
-	slots, err := r.slots(ctx)
+	slots, worst, err := r.slots(ctx, root, a.Hint) // an unread slot may be the one that the passphrase opens
 	if err != nil {
 		return fail(err)
 	}
-	worst := error(crypt.ErrPassphrase)
-	if len(slots) == 0 {
-		worst = ErrNoKey
-	}
-	tries := 0
-	for _, s := range slots {
-		if !strings.HasPrefix(s.ID.String(), a.Hint) {
-			continue
-		}
-		if tries++; tries > maxSlotTries {
+	for i, s := range slots {
+		if i == maxSlotTries {
 			worst = fmt.Errorf("%w: more than %d key slots, name one by a hint", ErrNoKey, maxSlotTries)
 			break
 		}
 		if err := ctx.Err(); err != nil {
 			return fail(err)
 		}
+		if !s.signed && slots[0].signed {
+			break // junk says nothing about the passphrase
+		}
 		open, err := s.Open(a.Passphrase, r.config.ID)
 		if err == nil && !bytes.Equal(open.Root, root) {
-			err = tampered("reading", "keys/"+s.ID.String(), crypt.ErrSignature)
+			err = tampered("reading", s.name, crypt.ErrSignature)
 		}
 		if err == nil {
 			var b *crypt.Bundle
@@ -317,15 +372,24 @@ func (r *Repo) unlock(ctx context.Context, a Access) error {
 				return nil
 			}
 		}
-		if errors.Is(err, crypt.ErrPassphrase) {
-			continue
+		if !errors.Is(err, crypt.ErrPassphrase) {
+			r.problem(s.name, err)
 		}
-		r.problem("keys/"+s.ID.String(), err)
-		if !errors.Is(worst, crypt.ErrPolicy) {
+		if worst == nil || errors.Is(worst, crypt.ErrPassphrase) || errors.Is(err, crypt.ErrPolicy) {
 			worst = err
 		}
 	}
-	return fail(worst)
+	switch {
+	case worst != nil:
+		return fail(worst)
+	case len(r.Problems()) > 0 && a.Hint == "": // slots there were, and none could be read
+		for _, p := range r.Problems() {
+			if strings.Contains(p.Object, "keys/") {
+				return fail(fmt.Errorf("%w: %w", ErrNoKey, p.Err))
+			}
+		}
+	}
+	return fail(ErrNoKey)
 }
 
 func (r *Repo) takeBundle(root ed25519.PublicKey, slot crypt.SlotID, b *crypt.Bundle) {
@@ -362,7 +426,7 @@ func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bu
 		return nil, damaged("reading", "bundles/", fmt.Errorf("none for key slot %v: %w", o.Slot.ID, ErrNoKey))
 	}
 	var last error
-	for _, c := range all {
+	for _, c := range all[:min(len(all), maxBundles)] {
 		b, err := Fetch(ctx, r.storage, c.name)
 		if err == nil {
 			if !strings.HasSuffix(c.name, crypt.Sum(b).String()) {
@@ -375,59 +439,86 @@ func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bu
 				err = damaged("reading", c.name, err)
 			}
 		}
+		if err != nil && !isolated(err) && !isMissing(err) {
+			return nil, err // an older bundle is no answer to a storage that fails: it lacks the newest keys
+		}
 		r.problem(c.name, err)
 		last = err
 	}
 	return nil, last
 }
 
-// readSettings finds the newest generation that the root signed. An invalid object under a generation's name is skipped and reported.
+// maxBundles is how many bundles of one slot are tried, the newest first.
+const maxBundles = 100
+
+// maxSettings is how many generations are tried, the newest first, before the repository counts as tampered with.
+const maxSettings = 1000
+
+// readSettings finds the newest generation that the root signed. An invalid object under a generation's name is skipped and reported, so
+// generations may have gaps; a generation whose predecessor is not the one it names is reported too.
 func (r *Repo) readSettings(ctx context.Context) error {
 	infos, _, err := List(ctx, r.storage, "settings/")
 	if err != nil {
 		return err
 	}
+	byGeneration := make(map[uint64]string)
 	for _, i := range infos {
-		g, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "settings/"), 10, 64)
-		if err != nil || r.settings != nil && g < r.settings.Generation {
+		if g, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "settings/"), 10, 64); err == nil {
+			byGeneration[g] = i.Name
+		}
+	}
+	newest := slices.Sorted(maps.Keys(byGeneration))
+	slices.Reverse(newest)
+	for _, g := range newest[:min(len(newest), maxSettings)] {
+		name := byGeneration[g]
+		object, err := Fetch(ctx, r.storage, name)
+		var v *Settings
+		if err == nil {
+			v, err = r.parseSettings(name, g, object)
+		}
+		switch {
+		case isolated(err) || isMissing(err):
+			r.problem(name, err)
+			continue
+		case err != nil:
+			return err
+		case r.settings == nil:
+			r.settings = v
+			if len(v.Previous) == 0 {
+				return nil
+			}
 			continue
 		}
-		s, err := r.getSigned(ctx, crypt.TypeSettings, i.Name)
-		if err == nil {
-			var v *Settings
-			if v, err = parseBody[Settings](s.Body); err == nil {
-				if err = v.validate(); err == nil && v.Generation == g {
-					r.settings = v
-					continue
-				}
-			}
-			if err == nil {
-				err = crypt.ErrOpen
-			}
-			err = damaged("reading", i.Name, err)
-		} else if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrTampered) {
-			return err
+		// The first valid one below the newest is its predecessor.
+		if sum := crypt.Sum(object); !bytes.Equal(r.settings.Previous, sum[:]) {
+			break
 		}
-		r.problem(i.Name, err)
+		return nil
 	}
 	if r.settings == nil {
 		return fmt.Errorf("opening repository %x: %w: no settings can be read", r.config.ID, ErrDamaged)
 	}
+	name := settingsName(r.settings.Generation)
+	r.problem(name, tampered("reading", name, errors.New("the settings before it are missing or others")))
 	return nil
 }
 
-// validate refuses settings that a root never makes.
-func (s *Settings) validate() error {
-	switch {
-	case len(s.ReadKeys) == 0:
-		return errors.New("no read key")
-	case s.Parity > pack.MaxParity:
-		return fmt.Errorf("%d parity shards: %w", s.Parity, crypt.ErrPolicy)
-	case s.PackSize < MinPackSize || s.PackSize > MaxPackSize:
-		return fmt.Errorf("pack size %d: %w", s.PackSize, crypt.ErrPolicy)
+func settingsName(generation uint64) string { return "settings/" + strconv.FormatUint(generation, 10) }
+
+// parseSettings opens the settings of generation g.
+func (r *Repo) parseSettings(name string, g uint64, object []byte) (*Settings, error) {
+	s, err := r.openSigned(crypt.TypeSettings, name, object)
+	if err != nil {
+		return nil, err
 	}
-	_, err := pack.ParseLevel(s.Compression)
-	return err
+	v, err := parseBody[Settings](s.Body)
+	if err == nil && v.Generation != g {
+		err = errors.New("it is another generation")
+	}
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	return v, nil
 }
 
 // readHosts reads the host certificates that the root signed.
@@ -436,25 +527,76 @@ func (r *Repo) readHosts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, i := range infos {
-		s, err := r.getSigned(ctx, crypt.TypeHost, i.Name)
+	return r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+		var c *crypt.Certificate
 		if err == nil {
-			var c *crypt.Certificate
-			c, err = crypt.ParseCertificate(s.Body)
-			if err == nil && !strings.HasPrefix(i.Name, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial)) {
-				err = crypt.ErrOpen
-			}
-			if err == nil {
-				r.trust.Add(c)
-				continue
-			}
-			err = damaged("reading", i.Name, err)
-		} else if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrTampered) {
+			c, err = r.parseHost(i.Name, object)
+		}
+		switch {
+		case err == nil:
+			r.addHost(c)
+		case isolated(err) || isMissing(err):
+			r.problem(i.Name, err)
+		default:
 			return err
 		}
-		r.problem(i.Name, err)
+		return nil
+	})
+}
+
+// addHost trusts a certificate whose signature was checked.
+func (r *Repo) addHost(c *crypt.Certificate) {
+	r.trust.Add(c)
+	r.roles[c.Host] |= c.Roles
+}
+
+// parseHost opens a certificate and checks that it is the one it is named for.
+func (r *Repo) parseHost(name string, object []byte) (*crypt.Certificate, error) {
+	s, err := r.openSigned(crypt.TypeHost, name, object)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	c, err := crypt.ParseCertificate(s.Body)
+	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial)) {
+		err = errors.New("it is another host's or another serial")
+	}
+	if err != nil {
+		return nil, damaged("reading", name, err)
+	}
+	return c, nil
+}
+
+// readRevocations reads the revocations that the settings name. One that cannot be read makes this process rely on no other host's
+// packs, because any host may be the one.
+func (r *Repo) readRevocations(ctx context.Context) error {
+	infos := make([]backends.Info, len(r.settings.Revocations))
+	for i, h := range r.settings.Revocations {
+		infos[i].Name = "marks/" + crypt.ID(h).String()
+	}
+	return r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+		var m *Mark
+		if err == nil {
+			if m, err = r.parseMark(i.Name, object); err == nil && (m.Kind != MarkRevocation || m.Remove) {
+				err = tampered("reading", i.Name, errors.New("the settings call it a revocation"))
+			}
+		}
+		switch {
+		case err == nil:
+			r.trust.Revoke(m.Host)
+			for _, k := range m.Kept {
+				r.kept[k.Session] = k.Object
+			}
+		case isMissing(err):
+			r.unknownRevocation = true
+			r.problem(i.Name, tampered("reading", i.Name, errors.New("a revocation is missing")))
+		case isolated(err):
+			r.unknownRevocation = true
+			r.problem(i.Name, err)
+		default:
+			return err
+		}
+		return nil
+	})
 }
 
 // Bounds of the pack size, bytes. The file may be at most 256 MiB.
@@ -528,6 +670,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	if err := r.settings.validate(); err != nil {
 		return nil, err
 	}
+	r.trust = &crypt.Trust{Repo: root.Repo, Root: root.Public()}
 	name, object, err := r.sealSigned(crypt.TypeSettings, "settings/1", canon.Marshal(r.settings), true)
 	if err != nil {
 		return nil, err
@@ -548,7 +691,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	if err := r.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin); err != nil {
 		return nil, err
 	}
-	if err := r.putSlot(ctx, o.Passphrase, o.Iterations, o.Label, holder); err != nil {
+	if _, err := r.putSlot(ctx, o.Passphrase, o.Iterations, o.Label, holder); err != nil {
 		return nil, err
 	}
 	for i := len(configNames) - 1; i >= 0; i-- { // the first name last: it makes the repository
@@ -558,6 +701,12 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 			}
 			return nil, err
 		}
+	}
+	// Another init that began before the config was there may have taken these settings for remains and removed them.
+	if there, err := Fetch(ctx, s, name); isMissing(err) || err == nil && !bytes.Equal(there, object) {
+		return nil, fmt.Errorf("%w: another init was at work and removed the settings of this one: empty the place and begin again", ErrExists)
+	} else if err != nil {
+		return nil, err
 	}
 	return &crypt.Credential{Repo: root.Repo, Root: root.Public(), Identity: keys.Identity, Writes: keys.Writes, Chunker: keys.Chunker,
 		Read: []*crypt.ReadPublic{read.Public()}, Local: crypt.LocalKey(crypt.NewSecret())}, nil

@@ -3,8 +3,10 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -19,27 +21,48 @@ import (
 // passphrase of all test repositories.
 const passphrase = "correct horse battery"
 
-// readKey is one RSA key for all tests: making one takes seconds.
-var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) { return crypt.NewReadKey(1) })
+// readKey is one read key for all tests, with the RSA key of crypt's vectors: making one takes seconds.
+var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) {
+	b, err := os.ReadFile("../crypt/testdata/test-rsa.pem")
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	return crypt.ReadKeyForm{Epoch: 1, Wrap: crypt.WrapRSAHPKE, RSA: block.Bytes, HPKE: bytes.Repeat([]byte{0x52}, 32)}.Private()
+})
 
-// newRepo makes a repository in memory and returns its storage and credential.
-func newTestRepo(t *testing.T) (backends.Storage, *crypt.Credential) {
-	t.Helper()
-	s := mem.New(time.Now)
+func initOptions() (InitOptions, error) {
 	key, err := readKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := Init(t.Context(), s, InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+	return InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
 		Config: Config{Profile: Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: MinPackSize,
-		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Unix(1e9, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, c
+		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Unix(1e9, 0)}, err
 }
 
-func openWriter(t *testing.T, s backends.Storage, c *crypt.Credential) *Repo {
+// baseRepo is one empty repository, which tests clone.
+var baseRepo = sync.OnceValues(func() (*mem.Store, error) {
+	o, err := initOptions()
+	if err != nil {
+		return nil, err
+	}
+	s := mem.New(time.Now)
+	baseCredential, err = Init(context.Background(), s, o)
+	return s, err
+})
+
+var baseCredential *crypt.Credential // of baseRepo, once it was called
+
+// newTestRepo makes a repository in memory and returns its storage and the credential of its first host.
+func newTestRepo(t testing.TB) (*mem.Store, *crypt.Credential) {
+	t.Helper()
+	s, err := baseRepo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := *baseCredential
+	return s.Clone(), &c
+}
+
+func openWriter(t testing.TB, s backends.Storage, c *crypt.Credential) *Repo {
 	t.Helper()
 	r, err := Open(t.Context(), s, Access{Credential: c}, Options{})
 	if err != nil {
@@ -48,7 +71,7 @@ func openWriter(t *testing.T, s backends.Storage, c *crypt.Credential) *Repo {
 	return r
 }
 
-func openReader(t *testing.T, s backends.Storage) *Repo {
+func openReader(t testing.TB, s backends.Storage) *Repo {
 	t.Helper()
 	r, err := Open(t.Context(), s, Access{Passphrase: []byte(passphrase)}, Options{})
 	if err != nil {
@@ -58,7 +81,7 @@ func openReader(t *testing.T, s backends.Storage) *Repo {
 }
 
 // store commits a snapshot whose blobs are the given ones.
-func store(t *testing.T, r *Repo, blobs ...[]byte) *Snapshot {
+func store(t testing.TB, r *Repo, blobs ...[]byte) *Snapshot {
 	t.Helper()
 	s, err := r.Begin(t.Context(), SessionOptions{})
 	if err != nil {
@@ -81,6 +104,7 @@ func store(t *testing.T, r *Repo, blobs ...[]byte) *Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.Close(t.Context())
 	return snap
 }
 
@@ -192,7 +216,7 @@ func TestKeys(t *testing.T) {
 	_ = id
 }
 
-func allNames(t *testing.T, s backends.Storage, prefix string) map[string]int64 {
+func allNames(t testing.TB, s backends.Storage, prefix string) map[string]int64 {
 	t.Helper()
 	out := map[string]int64{}
 	for i, err := range s.List(context.Background(), prefix) {

@@ -53,6 +53,7 @@ type Session struct {
 	Started time.Time
 
 	r       *Repo
+	x       *index.Index // what the session knows to be stored, and what it claimed
 	o       SessionOptions
 	level   pack.Level
 	key     crypt.SessionKey
@@ -73,10 +74,15 @@ type Session struct {
 	blobs, bytesNew, bytesStored atomic.Uint64
 	packs, packBytes             atomic.Uint64
 	adopted                      atomic.Uint64
+	renewals                     atomic.Uint32
 	ended                        bool
 }
 
-// Begin opens a session: its lease is stored before anything is read, so that a prune that starts later waits for it.
+// errActive is for a second session of one Repo: they would take each other's claims for stored blobs.
+var errActive = errors.New("another session of this Repo is open")
+
+// Begin opens a session: its lease is stored before anything is read, so that a prune that starts later waits for it. A Repo has one
+// session at a time, and every session ends with Close, after Commit too.
 func (r *Repo) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	s, err := r.begin(ctx, o)
 	if err != nil {
@@ -119,13 +125,12 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if r.config.Profile == FIPS {
 		s.variant = pack.ShardSHA256
 	}
-	if err := s.putLease(ctx, 0); err != nil {
-		return nil, err
-	}
-	if err := r.LoadIndex(ctx); err != nil { // condemned sets and finals first, then the index
-		return nil, err
-	}
 	r.mu.Lock()
+	if r.active {
+		r.mu.Unlock()
+		return nil, errActive
+	}
+	r.active = true
 	r.sessions[s.ID] = key
 	r.mu.Unlock()
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
@@ -134,19 +139,29 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	s.data = newStream(s, crypt.TypeDataPack, s.target, flushers+1)
 	s.tree = newStream(s, crypt.TypeTreePack, min(s.target, treePackSize), 2)
 	s.segmentAt = s.Started
-	if err := s.adopt(ctx); err != nil {
+	if err := s.start(ctx); err != nil {
 		s.Close(ctx)
 		return nil, err
 	}
 	return s, nil
 }
 
+// start makes the calls whose order is the safety of the repository: the lease, then condemned sets and finals, then the index, then
+// packs that no index names.
+func (s *Session) start(ctx context.Context) error {
+	if err := s.putLease(ctx, 0); err != nil {
+		return err
+	}
+	if err := s.r.LoadIndex(ctx); err != nil {
+		return err
+	}
+	s.x = s.r.index.Load()
+	return s.adopt(ctx)
+}
+
 // putLease stores the lease or its n-th renewal.
 func (s *Session) putLease(ctx context.Context, n uint32) error {
-	name := "leases/" + s.ID.String()
-	if n > 0 {
-		name = fmt.Sprintf("%s.%d", name, n)
-	}
+	name := leaseName(s.ID, n)
 	l := Lease{Session: s.ID, Host: s.r.keys.Identity.Host, Nonce: s.nonce[:], Time: s.r.now().Unix(), Renewal: n, Purpose: s.o.Purpose}
 	_, object, err := s.r.sealSigned(crypt.TypeLease, name, canon.Marshal(l), false)
 	if err != nil {
@@ -165,6 +180,7 @@ func (s *Session) KeepAlive(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
+		s.renewals.Store(n) // before the call: it may have its effect without an answer
 		if err := s.putLease(ctx, n); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -175,7 +191,7 @@ func (s *Session) KeepAlive(ctx context.Context) error {
 }
 
 // Has reports whether blob id is stored, as this session may count on it.
-func (s *Session) Has(id crypt.ID) bool { return s.r.index.Has(id) }
+func (s *Session) Has(id crypt.ID) bool { return s.x.Has(id) }
 
 // Repo returns the repository the session writes to.
 func (s *Session) Repo() *Repo { return s.r }
@@ -208,7 +224,7 @@ func (w *Worker) StoreTree(plain []byte) (crypt.ID, bool, error) { return w.stor
 func (w *Worker) store(st *stream, plain []byte) (crypt.ID, bool, error) {
 	id := crypt.Sum(plain)
 	s := w.s
-	if !s.r.index.Claim(id) {
+	if !s.x.Claim(id) {
 		return id, false, nil
 	}
 	data, comp := w.codec.Compress(plain)
@@ -304,6 +320,7 @@ func (st *stream) rotate(p *openPack) {
 		return
 	}
 	st.open = nil
+	// Where all flushers are busy this waits with the lock held: nobody could open a pack meanwhile, all buffers being full.
 	st.s.flush.Go(func() error {
 		err := st.s.finishPack(p)
 		if err != nil {
@@ -406,7 +423,7 @@ func (s *Session) addPack(t *pack.Trailer, name crypt.ID, entries []pack.Entry, 
 	for i, e := range entries {
 		entryList[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
 	}
-	return s.r.index.Add(p, record, entryList)
+	return s.x.Add(p, record, entryList)
 }
 
 func (s *Session) segmentTime() time.Time {
@@ -424,7 +441,7 @@ func (s *Session) putSegments(ctx context.Context) error {
 	defer s.segmentMu.Unlock()
 	s.segmentAt = s.r.now()
 	for {
-		seg := s.r.index.Unsaved(segmentEntries)
+		seg := s.x.Unsaved(segmentEntries)
 		if seg == nil {
 			return nil
 		}
@@ -449,7 +466,7 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.r.index.Saved(id, seg); err != nil {
+		if err := s.x.Saved(id, seg); err != nil {
 			return err
 		}
 	}
@@ -464,8 +481,12 @@ type Journal interface {
 
 // Commit makes a snapshot of what the session stored: open packs, index segments, audit entry, and then the record, by exclusive create.
 // rec.Start, Type, Root, Lineage, Parent, Retention and the file counts of Stats are the caller's, the rest is filled in.
-// ErrFenced says that the session was declared dead: the caller begins a new one and trusts nothing it remembers.
+// ErrFenced says that the session was declared dead: the caller begins a new one and trusts nothing it remembers. After any other error
+// of the storage the snapshot may nevertheless be there, if the call whose answer was lost was the last one; Close settles that.
 func (s *Session) Commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
+	if s.ended {
+		return nil, fmt.Errorf("committing session %v: it has ended", s.ID)
+	}
 	snap, err := s.commit(ctx, rec, body, j)
 	if err != nil {
 		return nil, fmt.Errorf("committing session %v: %w", s.ID, err)
@@ -530,33 +551,50 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
-	if err := r.putExclusive(ctx, name, object); err != nil {
-		if !exists(err) {
-			return nil, err
-		}
-		there, gerr := Fetch(ctx, r.storage, name)
-		if gerr != nil {
-			return nil, gerr
-		}
-		if !bytes.Equal(there, object) {
-			return nil, ErrFenced
-		}
+	if err := r.putExclusive(ctx, name, object); exists(err) {
+		r.reportInvalid(ctx, name)
+		return nil, ErrFenced
+	} else if err != nil {
+		return nil, err
 	}
-	s.ended = true
-	s.cancel(nil)
-	r.dropLeases(ctx, s.ID)
+	s.end(true)
+	for n := range s.renewals.Load() + 1 { // nothing depends on it
+		_ = r.storage.Delete(ctx, leaseName(s.ID, n))
+	}
 	return &Snapshot{Record: *rec, Name: name, Object: crypt.Sum(object)}, nil
 }
 
+// reportInvalid makes an object that took a commit's name a Problem if it is no commit and no void.
+func (r *Repo) reportInvalid(ctx context.Context, name string) {
+	b, err := Fetch(ctx, r.storage, name)
+	if err == nil {
+		_, err = r.SnapshotObject(name, b)
+	}
+	if isolated(err) {
+		r.problem(name, err)
+	}
+}
+
+// end frees the Repo for the next session. One that did not commit leaves claims of blobs that it never stored: the next session
+// reads the index anew.
+func (s *Session) end(committed bool) {
+	s.ended = true
+	s.cancel(context.Canceled)
+	s.flush.Wait()
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.r.active = false
+	s.r.stale = s.r.stale || !committed
+}
+
 // Close ends a session that has not committed: it waits for what is under way, and creates the session's void, so that no prune need wait for
-// it. The lease stays as a sign that there may be packs to adopt. After Commit it does nothing.
+// it, and no commit whose answer was lost can still come to be. The lease stays as a sign that there may be packs to adopt. After Commit it does
+// nothing. No other method may be running or be called later.
 func (s *Session) Close(ctx context.Context) {
 	if s.ended {
 		return
 	}
-	s.ended = true
-	s.cancel(context.Canceled)
-	s.flush.Wait()
+	s.end(false)
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer stop()
 	// Best effort: without the void a prune judges the session dead in an hour.

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
 	"packhold/repo/snapshot"
@@ -52,17 +54,17 @@ func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, err
 	if err != nil {
 		return nil, damaged("reading", name, err)
 	}
+	byPrune := rec.Kind == snapshot.Void && crypt.HostID(rec.Host) != s.Signer
 	switch {
 	case "snapshots/"+crypt.SessionID(rec.Session).String() != name:
 		err = errors.New("it speaks of another session")
-	case rec.Kind == snapshot.Void && crypt.HostID(rec.Host) != s.Signer:
-		if c := r.trust.Certificate(s.Signer); c == nil || c.Roles&crypt.RolePrune == 0 {
-			err = errors.New("a host ended the session of another")
-		}
-	case crypt.HostID(rec.Host) != s.Signer || crypt.NewSessionID(s.Signer, rec.Nonce) != crypt.SessionID(rec.Session):
+	case byPrune && r.role(s.Signer)&crypt.RolePrune == 0:
+		err = errors.New("a host ended the session of another")
+	case !byPrune && (crypt.HostID(rec.Host) != s.Signer || crypt.NewSessionID(s.Signer, rec.Nonce) != crypt.SessionID(rec.Session)):
 		err = errors.New("the session is not its signer's")
-	case r.trust.Revoked(s.Signer):
-		err = errors.New("its host was revoked")
+	case rec.Kind != snapshot.Void && r.trust.Revoked(s.Signer) && r.kept[crypt.SessionID(rec.Session)] != crypt.Sum(object):
+		// A void takes nothing away that a commit had made, so a revoked host's voids stand: the name is taken in any case.
+		err = errors.New("its host was revoked, and the revocation does not name it among the snapshots that stay valid")
 	}
 	if err != nil {
 		return nil, tampered("reading", name, err)
@@ -95,13 +97,18 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 	for i, info := range infos {
 		g.Go(func() error {
 			b, err := Fetch(gctx, r.storage, info.Name)
-			if err != nil {
-				return err
+			var rec *snapshot.Record
+			if err == nil {
+				rec, err = r.SnapshotObject(info.Name, b)
 			}
-			rec, err := r.SnapshotObject(info.Name, b)
-			if err != nil {
+			switch {
+			case isMissing(err): // forgotten and removed between the listing and now
+				return nil
+			case isolated(err):
 				r.problem(info.Name, err)
 				return nil
+			case err != nil:
+				return err
 			}
 			if rec.Kind == snapshot.Snapshot {
 				found[i] = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(b), Stored: info.ModTime}
@@ -114,13 +121,7 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 	}
 	found = slices.DeleteFunc(found, func(s *Snapshot) bool { return s == nil || forgotten[s.ID()] })
 	slices.SortFunc(found, func(a, b *Snapshot) int {
-		if a.Number != b.Number {
-			return int(min(max(int64(a.Number)-int64(b.Number), -1), 1))
-		}
-		if c := a.StartTime().Compare(b.StartTime()); c != 0 {
-			return c
-		}
-		return slices.Compare(a.Session[:], b.Session[:])
+		return cmp.Or(cmp.Compare(a.Number, b.Number), a.StartTime().Compare(b.StartTime()), slices.Compare(a.Session[:], b.Session[:]))
 	})
 	return found, nil
 }
@@ -132,41 +133,53 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 		return nil, err
 	}
 	out := make(map[crypt.SessionID]bool)
-	for _, i := range infos {
-		s, err := r.getSigned(ctx, crypt.TypeForgotten, i.Name)
+	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+		var f *Forgotten
 		if err == nil {
-			var f *Forgotten
-			if f, err = parseBody[Forgotten](s.Body); err == nil {
-				err = r.mayForget(s.Signer, f)
-			} else {
-				err = damaged("reading", i.Name, err)
-			}
-			if err == nil {
-				out[f.Session] = true
-				continue
-			}
-		} else if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrTampered) {
-			return nil, err
+			f, err = r.parseForgotten(i.Name, object)
 		}
-		r.problem(i.Name, err)
-	}
-	return out, nil
+		switch {
+		case err == nil:
+			out[f.Session] = true
+		case isMissing(err):
+		case isolated(err):
+			r.problem(i.Name, err)
+		default:
+			return err
+		}
+		return nil
+	})
+	return out, err
 }
 
-// mayForget checks that an administrator, or the snapshot's own host where settings allow, took it out.
-func (r *Repo) mayForget(signer crypt.HostID, f *Forgotten) error {
-	c := r.trust.Certificate(signer)
-	if signer == (crypt.HostID{}) || c != nil && c.Roles&crypt.RoleAdmin != 0 {
-		return nil
-	}
-	rec, err := r.SnapshotObject("snapshots/"+f.Session.String(), f.Record)
+// parseForgotten opens an entry and checks that its signer may forget that snapshot: an administrator any, and, where the settings
+// allow it, a host its own.
+func (r *Repo) parseForgotten(name string, object []byte) (*Forgotten, error) {
+	s, err := r.openSigned(crypt.TypeForgotten, name, object)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !r.settings.HostForget || crypt.HostID(rec.Host) != signer {
-		return tampered("reading", "forgotten snapshot "+f.Session.String(), crypt.ErrSignature)
+	f, err := parseBody[Forgotten](s.Body)
+	if err != nil {
+		return nil, damaged("reading", name, err)
 	}
-	return nil
+	switch {
+	case r.trust.Revoked(s.Signer):
+		// What it forgot before the revocation comes back, and can be forgotten again; the other mistake would let data be removed.
+		err = errors.New("its signer was revoked")
+	case s.Signer == (crypt.HostID{}) || r.role(s.Signer)&crypt.RoleAdmin != 0:
+	case !r.settings.HostForget:
+		err = errors.New("only an administrator forgets here")
+	default:
+		var rec *snapshot.Record
+		if rec, err = r.SnapshotObject("snapshots/"+f.Session.String(), f.Record); err == nil && crypt.HostID(rec.Host) != s.Signer {
+			err = errors.New("a host took out the snapshot of another")
+		}
+	}
+	if err != nil {
+		return nil, tampered("reading", name, err)
+	}
+	return f, nil
 }
 
 // OpenBody opens the part of a snapshot that only readers may see. It needs the passphrase (ErrNeedRead), or to be in the session that made it.
@@ -200,30 +213,50 @@ func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
 	return body, nil
 }
 
-// nextLinks finds the number of the next snapshot, and what it links back to: all heads of its own host, and a head of each other.
+// maxNumberStep is how far a number may be above the count of snapshots before it is ignored for the choice of the next: a hostile
+// host cannot use numbers up.
+const maxNumberStep = 1_000_000
+
+// nextLinks finds the number of the next snapshot, and what it links back to: all heads of its own host, and the newest head of each other, of
+// which a different part each time where they are more than fit.
 func nextLinks(all []*Snapshot, host [16]byte) (number uint64, prev []snapshot.Ref, seen []snapshot.SeenRef) {
-	linked := make(map[[16]byte]bool)
+	type of struct{ host, session [16]byte }
+	linked := make(map[of]bool) // by snapshots of the same host: what others say hides no head
 	for _, s := range all {
-		number = max(number, s.Number)
+		if s.Number <= uint64(len(all))+maxNumberStep {
+			number = max(number, s.Number)
+		}
 		for _, p := range s.Prev {
-			linked[p.Session] = true
+			linked[of{s.Host, p.Session}] = true
 		}
 	}
+	number++
+	heads := make(map[[16]byte]bool)
+	var others []snapshot.SeenRef
 	for _, s := range slices.Backward(all) {
-		if linked[s.Session] {
+		if linked[of{s.Host, s.Session}] {
 			continue
 		}
 		if s.Host == host {
 			if len(prev) < snapshot.MaxPrev {
 				prev = append(prev, snapshot.Ref{Session: s.Session, Object: s.Object})
 			}
-		} else if len(seen) < snapshot.MaxSeen {
-			seen = append(seen, snapshot.SeenRef{Host: s.Host, Session: s.Session, Object: s.Object})
+		} else if !heads[s.Host] {
+			heads[s.Host] = true
+			others = append(others, snapshot.SeenRef{Host: s.Host, Session: s.Session, Object: s.Object})
 		}
+	}
+	slices.SortFunc(others, func(a, b snapshot.SeenRef) int { return slices.Compare(a.Host[:], b.Host[:]) })
+	for i := range min(len(others), snapshot.MaxSeen) {
+		at := i
+		if len(others) > snapshot.MaxSeen {
+			at = int((number*snapshot.MaxSeen + uint64(i)) % uint64(len(others)))
+		}
+		seen = append(seen, others[at])
 	}
 	slices.SortFunc(prev, func(a, b snapshot.Ref) int { return slices.Compare(a.Session[:], b.Session[:]) })
 	slices.SortFunc(seen, func(a, b snapshot.SeenRef) int { return slices.Compare(a.Session[:], b.Session[:]) })
-	return number + 1, prev, seen
+	return number, prev, seen
 }
 
 // Lineage ties the backups of the same sources by this host together, without telling what they are: HMAC-SHA-256(lineage key,

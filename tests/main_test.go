@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		seeds.dir = dir
 		if packhold = os.Getenv("PACKHOLD_BINARY"); packhold == "" {
 			packhold = filepath.Join(dir, "bin", "packhold")
-			build := exec.Command("go", "build", "-o", packhold, "packhold/cmd/packhold")
+			build := exec.Command("go", "build", "-buildvcs=false", "-o", packhold, "packhold/cmd/packhold")
 			build.Stderr = os.Stderr
 			if err := build.Run(); err != nil {
 				fmt.Fprintln(os.Stderr, "building packhold:", err)

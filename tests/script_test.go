@@ -327,3 +327,24 @@ func scriptGrab(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv(args[0], m[1])
 }
+
+// hides must find what it looks for, in every form and at every alignment.
+func TestEncodings(t *testing.T) {
+	const secret = "CanaryBytes-5d1e"
+	for shift := range 3 {
+		text := []byte(strings.Repeat("~", shift) + secret + "???")
+		for name, hay := range map[string][]byte{
+			"raw":       text,
+			"hex":       []byte(hex.EncodeToString(text)),
+			"base64":    []byte(base64.StdEncoding.EncodeToString(text)),
+			"base64url": []byte(base64.RawURLEncoding.EncodeToString(text)),
+		} {
+			if !slices.ContainsFunc(encodings(secret), func(n []byte) bool { return bytes.Contains(hay, n) }) {
+				t.Errorf("%s at alignment %d is not found", name, shift)
+			}
+		}
+	}
+	if slices.ContainsFunc(encodings(secret), func(n []byte) bool { return bytes.Contains([]byte("CanaryBytes and others"), n) }) {
+		t.Error("something else is found")
+	}
+}

@@ -409,7 +409,9 @@ func (s *Store) lookDirs(dir string) error {
 			return err
 		}
 		s.mu.Lock()
-		s.dirs[list[i]] = s.dirs[list[i]] // known plain; durable only if it already was
+		if _, known := s.dirs[list[i]]; !known {
+			s.dirs[list[i]] = false // plain; durable is for makeDirs to say
+		}
 		s.mu.Unlock()
 	}
 	return nil

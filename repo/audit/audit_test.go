@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -27,12 +29,18 @@ const passphrase = "correct horse battery"
 
 type base struct {
 	storage *mem.Store
+	read    *crypt.ReadPrivate
 	a, b    *crypt.Credential
 }
 
-// bases is one repository with two hosts for all tests, which take copies: making its RSA key takes seconds.
+// bases is one repository with two hosts for all tests, which take copies. Its RSA key protects nothing: drawing one takes seconds.
 var bases = sync.OnceValues(func() (*base, error) {
-	key, err := crypt.NewReadKey(1)
+	pemBytes, err := os.ReadFile("../../crypt/testdata/test-rsa.pem")
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(pemBytes)
+	key, err := crypt.ReadKeyForm{Epoch: 1, Wrap: crypt.WrapRSAHPKE, RSA: block.Bytes, HPKE: bytes.Repeat([]byte{1}, 32)}.Private()
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +57,7 @@ var bases = sync.OnceValues(func() (*base, error) {
 		return nil, err
 	}
 	b, err := r.EnrollHost(ctx, "host-b")
-	return &base{s, a, b}, err
+	return &base{s, key, a, b}, err
 })
 
 // fixture is a repository of one test.
@@ -57,6 +65,7 @@ type fixture struct {
 	t     testing.TB
 	mem   *mem.Store
 	fault *fault.Store // in front of mem
+	key   *crypt.ReadPrivate
 	a, b  *repo.Repo
 	state string
 	clock time.Time
@@ -68,7 +77,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, mem: b.storage.Clone(), state: filepath.Join(t.TempDir(), "state", "audit.json"), clock: time.Unix(1.7e9, 123)}
+	f := &fixture{t: t, mem: b.storage.Clone(), key: b.read, state: filepath.Join(t.TempDir(), "state", "audit.json"), clock: time.Unix(1.7e9, 123)}
 	f.fault = fault.New(f.mem)
 	f.a, f.b = f.repo(b.a), f.repo(b.b)
 	return f
@@ -81,6 +90,34 @@ func (f *fixture) repo(c *crypt.Credential) *repo.Repo {
 		f.t.Fatal(err)
 	}
 	return r
+}
+
+// reader is host b with what a passphrase gives, whose stretching takes long.
+func (f *fixture) reader(keys ...*crypt.ReadPrivate) *repo.Repo {
+	f.t.Helper()
+	b, err := bases()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r := f.repo(b.b)
+	r.Keys().Read = map[uint32]*crypt.ReadPrivate{}
+	for _, k := range keys {
+		r.Keys().Read[k.Epoch] = k
+	}
+	return r
+}
+
+// records reads a log.
+func (f *fixture) records(r *repo.Repo, tag string) []Record {
+	f.t.Helper()
+	var all []Record
+	for rec, err := range Records(f.t.Context(), r, tag) {
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		all = append(all, rec)
+	}
+	return all
 }
 
 func (f *fixture) now() time.Time {
@@ -200,7 +237,10 @@ func (f *fixture) grow(l *Log, size uint64) {
 			return
 		}
 		n := min(size-at, tileWidth-at%tileWidth)
-		lines := l.records(Event{Op: "list", Outcome: Success})
+		lines, err := l.records(Event{Op: "list", Outcome: Success})
+		if err != nil {
+			f.t.Fatal(err)
+		}
 		for i := uint64(len(lines)); i < n; i++ {
 			r := Record{Seq: at + i, Time: f.clock, Event: Event{Op: "list", Outcome: Success}}
 			lines = append(lines, r.encode())
@@ -232,6 +272,10 @@ func TestSizes(t *testing.T) {
 		most = 260
 	}
 	for n := uint64(2); n <= most; n++ {
+		if n == 20 && raceEnabled {
+			n = 244
+			f.grow(l, n-1)
+		}
 		if edge := (n + 6) % tileWidth; edge < 12 || n < 20 || n > most-10 {
 			if n%3 == 0 { // without a state file the log is found by a listing
 				if err := os.Remove(f.state); err != nil {
@@ -779,6 +823,9 @@ func TestOpen(t *testing.T) {
 	}
 	f.append(l4)
 	f.clean(2)
+	if all := f.records(reader, l4.Tag()); len(all) != 2 || all[0].Closed || all[0].User != "root" || all[1].Closed || all[1].Origin != "tty1" {
+		t.Errorf("with the passphrase: %+v", all)
+	}
 	reader.Keys().Identity = nil
 	if _, err := Open(t.Context(), reader, o); !errors.Is(err, repo.ErrNeedHost) {
 		t.Errorf("no identity: %v", err)
@@ -961,5 +1008,209 @@ func TestWhileAppending(t *testing.T) {
 		if rep := f.verify(); len(rep.Problems) > 0 {
 			t.Fatal(rep.Problems)
 		}
+	}
+}
+
+// TestNothingShows opens every object of the logs as another host can, and looks for what is private.
+func TestNothingShows(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const canary = "canary"
+	o := f.options(f.state)
+	o.User, o.Origin, o.Job = canary+"-user", canary+"-origin", canary+"-job"
+	l, err := Open(t.Context(), f.a, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := Event{Op: "forget-op", Outcome: Failed, Object: canary + "-object", Reason: canary + "-reason", Approver: canary + "-approver"}
+	add := func() {
+		if _, err := l.Append(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add()
+	f.put(tileName(l.Tag(), dataTile(3)), []byte("noise")) // so that a log continues another one
+	old := l.Tag()
+	add()
+	f.grow(l, tileWidth-1)
+	add()
+	add()
+	f.remove(tileName(old, dataTile(3)))
+
+	kinds := map[string]int{}
+	look := func(name, where string, b []byte) {
+		if bytes.Contains(bytes.ToLower(b), []byte(canary)) {
+			t.Errorf("%s of %s shows what is private", where, name)
+		}
+	}
+	for _, name := range f.names() {
+		b := f.read(name)
+		look(name, "the object", b)
+		kind, typ := "tile", crypt.TypeAuditTile
+		if strings.Contains(name, "/checkpoint/") {
+			kind, typ = "checkpoint", crypt.TypeAuditCheckpoint
+		}
+		s, err := f.b.OpenControl(typ, name, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		look(name, "the body", s.Body)
+		if strings.Contains(name, "/tile/data/") {
+			kind = "data"
+			if !bytes.Contains(s.Body, []byte("forget-op")) {
+				t.Errorf("%s: what is public does not show", name)
+			}
+			for _, line := range bytes.Split(bytes.TrimSuffix(s.Body, []byte("\n")), []byte("\n")) {
+				rec, err := ParseRecord(line)
+				if err != nil {
+					t.Fatal(err)
+				}
+				look(name, "a sealed part", []byte(rec.private))
+			}
+		}
+		kinds[kind]++
+	}
+	if kinds["data"] < 4 || kinds["tile"] != 1 || kinds["checkpoint"] < 4 {
+		t.Errorf("objects seen: %v", kinds)
+	}
+	if b, err := os.ReadFile(f.state); err != nil {
+		t.Error(err)
+	} else {
+		look(f.state, "the file", b)
+	}
+	// The host that wrote it reads as little as others, whoever has the passphrase all of it.
+	for _, tag := range []string{old, l.Tag()} {
+		for _, rec := range slices.Concat(f.records(f.a, tag), f.records(f.b, tag)) {
+			if event := rec.Op == "forget-op"; rec.User != "" || rec.Origin != "" || rec.Job != "" || rec.Approver != "" || rec.Seq > 0 && (rec.Object != "" || rec.Reason != "") ||
+				event && !rec.Closed {
+				t.Errorf("without a passphrase: %+v", rec)
+			}
+		}
+		n := 0
+		for _, rec := range f.records(f.reader(f.key), tag) {
+			if rec.Closed {
+				t.Errorf("with the passphrase: %+v", rec)
+			}
+			if rec.Op != event.Op {
+				continue
+			}
+			n++
+			if rec.User != o.User || rec.Origin != o.Origin || rec.Job != o.Job || rec.Object != event.Object || rec.Reason != event.Reason || rec.Approver != event.Approver {
+				t.Errorf("with the passphrase: %+v", rec)
+			}
+		}
+		if n == 0 {
+			t.Errorf("log %s has no entry to look at", tag)
+		}
+	}
+	f.clean(2)
+}
+
+// TestReadKeys rotates the read key, and has hosts seal to the wrong key, the wrong place, and nobody.
+func TestReadKeys(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	second := testReadKey(t, 2, 2)
+	second.RSA = f.key.RSA // drawing one takes seconds
+	form, err := second.Public().Form()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := f.open("")
+	f.append(l)
+	f.a.Settings().ReadKeys = append(f.a.Settings().ReadKeys, form)
+	f.append(l)
+	check := func(what string, r *repo.Repo, closed []bool, want error) {
+		t.Helper()
+		for i, rec := range f.records(r, l.Tag()) {
+			if rec.Closed != closed[i] || (rec.User == "root") == closed[i] {
+				t.Errorf("%s: entry %+v", what, rec)
+			}
+		}
+		rep, err := Verify(t.Context(), r, VerifyOptions{})
+		if err != nil || !rep.Logs[0].Proved {
+			t.Fatal(rep, err)
+		}
+		if n := len(rep.Problems); want == nil && n > 0 || want != nil && (n != 1 || !errors.Is(rep.Problems[0].Err, want) || !errors.Is(rep.Problems[0].Err, repo.ErrNoKey)) {
+			t.Errorf("%s: %v", what, rep.Problems)
+		}
+	}
+	check("no key", f.a, []bool{true, true, true}, nil)
+	check("both keys", f.reader(f.key, second), []bool{false, false, false}, nil)
+	check("the old key", f.reader(f.key), []bool{false, false, true}, repo.ErrDamaged)
+	check("the new key", f.reader(second), []bool{true, true, false}, repo.ErrDamaged)
+
+	key, err := f.a.Settings().ReadKeys[0].Public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, seal := range map[string]func(r *Record, tag string) error{
+		"another log": func(r *Record, tag string) error { return r.seal(f.a.Config().ID, strings.Repeat("0", 32), key) },
+		"another number": func(r *Record, tag string) error {
+			s := *r
+			s.Seq++
+			err := s.seal(f.a.Config().ID, tag, key)
+			r.private = s.private
+			r.readEpoch = 1
+			return err
+		},
+		"another key": func(r *Record, tag string) error {
+			r.readEpoch = 1
+			err := r.seal(f.a.Config().ID, tag, second.Public())
+			r.readEpoch = 1
+			return err
+		},
+		"no text": func(r *Record, tag string) error {
+			b, err := key.SealText(f.a.Config().ID, privateAbout(tag, r.Seq), []byte("root"))
+			r.private, r.readEpoch = string(b), 1
+			return err
+		},
+		"noise": func(r *Record, tag string) error { r.private, r.readEpoch = "noise", 1; return nil },
+	} {
+		f := newFixture(t)
+		l := f.open("")
+		f.append(l)
+		r := Record{Seq: 2, Time: f.now(), User: "root", Event: Event{Op: "list"}}
+		if err := seal(&r, l.Tag()); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := l.extend(t.Context(), [][]byte{r.encode()}); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		f.append(l)
+		f.clean(1) // nobody without a passphrase can tell
+		rep, err := Verify(t.Context(), f.reader(f.key), VerifyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rep.Problems) != 1 || !errors.Is(rep.Problems[0].Err, repo.ErrTampered) || rep.Problems[0].Object != tileName(l.Tag(), dataTile(4)) || !rep.Logs[0].Proved {
+			t.Errorf("sealed to %s: %v", what, rep.Problems)
+		}
+		n := 0
+		for rec, err := range Records(t.Context(), f.reader(f.key), l.Tag()) {
+			if n++; n == 3 && !errors.Is(err, repo.ErrTampered) || n < 3 && err != nil {
+				t.Errorf("sealed to %s: %+v, %v", what, rec, err)
+			}
+		}
+		if n != 3 {
+			t.Errorf("sealed to %s: %d entries", what, n)
+		}
+	}
+}
+
+// TestTileBytes measures what entries of usual texts take.
+func TestTileBytes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	l := f.open("")
+	lines, err := l.records(Event{Op: "backup", Outcome: Success, Object: "snapshots/" + strings.Repeat("0", 32), Snapshot: strings.Repeat("0", 32), Job: "nightly",
+		Bytes: 1 << 40, Duration: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(lines[1])
+	t.Logf("%d bytes an entry, %d a tile", n, n*tileWidth)
+	if n > 2<<10 {
+		t.Errorf("an entry takes %d bytes", n)
 	}
 }

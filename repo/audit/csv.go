@@ -13,10 +13,10 @@ import (
 )
 
 // csvHeader: the first four columns are those that an auditor's sheet has.
-const csvHeader = "TIMESTAMP,OPERATION,USER,STATUS,SEQ,HOST,SOURCE,JOB,OBJECT,SNAPSHOT,BYTES,DURATION_MS,REASON,APPROVER,LEAF_HASH"
+const csvHeader = "TIMESTAMP,OPERATION,USER,STATUS,SEQ,HOST,SOURCE,JOB,OBJECT,SNAPSHOT,BYTES,DURATION_MS,REASON,APPROVER,LEAF_HASH,CLOSED"
 
 // WriteCSV writes records as RFC 4180 text in UTF-8 with a header line. Times are UTC; STATUS is SUCCESS, PARTIAL, FAILED, DENIED or, for what was only
-// announced, STARTED. Cells that a spreadsheet would run as a formula get an apostrophe before them, control characters are shown as U+FFFD.
+// announced, STARTED; CLOSED is YES where USER, SOURCE, JOB, OBJECT, REASON and APPROVER are sealed and so empty. Cells that a spreadsheet would run as a formula get an apostrophe before them, control characters are shown as U+FFFD.
 // It stops at the first error of records.
 func WriteCSV(w io.Writer, records iter.Seq2[Record, error]) error {
 	if err := writeCSV(w, records); err != nil {
@@ -38,7 +38,10 @@ func writeCSV(w io.Writer, records iter.Seq2[Record, error]) error {
 		}
 		row := []string{r.Time.UTC().Format(timeLayout), strings.ToUpper(r.Op), r.User, status(r.Outcome), strconv.FormatUint(r.Seq, 10), r.Host, r.Origin, r.Job,
 			r.Object, r.Snapshot, strconv.FormatUint(r.Bytes, 10), strconv.FormatInt(r.Duration.Milliseconds(), 10), r.Reason, r.Approver,
-			hex.EncodeToString(r.Leaf[:])}
+			hex.EncodeToString(r.Leaf[:]), ""}
+		if r.Closed {
+			row[len(row)-1] = "YES"
+		}
 		for i := range row {
 			row[i] = cell(row[i])
 		}

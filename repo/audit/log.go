@@ -8,7 +8,10 @@
 // A complete tile drops the .p/<w>, and its leaf hashes are stored as tile/8/0/<n> too, 256 of those as a tile of the next level, and so on: with
 // them a record that is lost does not hide whether the rest is whole. Everything is sealed under the control key and signed by the host.
 //
-// Life of an entry: Append encodes it as one line of canonical JSON, puts it behind the lines that the incomplete tile holds, stores the tile,
+// Every host has the control key. So users, origins, jobs, objects and reasons, which may hold names of files, are sealed once more, record by record,
+// to the public read key: a host writes them and cannot read them back. Hashes are taken over the sealed form, and prove a log without any key.
+//
+// Life of an entry: Append seals and encodes it as one line of canonical JSON, puts it behind the lines that the incomplete tile holds, stores the tile,
 // and then the checkpoint. Snapshots carry size and root of their host's log, so removing one of the two shows in the other. A host that
 // finds its next name taken by bytes that are not its own (a cloned machine, a restored state, a squatter) starts a new log, whose first entry
 // names the head of the old one; nothing is ever overwritten.
@@ -143,7 +146,10 @@ const maxAttempts = 16
 func (l *Log) append(ctx context.Context, e Event) (Head, error) {
 	l.reload(ctx)
 	for range maxAttempts {
-		lines := l.records(e)
+		lines, err := l.records(e)
+		if err != nil {
+			return Head{}, err
+		}
 		ok, err := l.extend(ctx, lines)
 		if err != nil {
 			return Head{}, err
@@ -164,25 +170,38 @@ func (l *Log) append(ctx context.Context, e Event) (Head, error) {
 }
 
 // records encodes what an append of e adds here: the event, and before the first one of a log its start.
-func (l *Log) records(e Event) [][]byte {
+func (l *Log) records(e Event) ([][]byte, error) {
 	r := Record{Seq: l.at.head.tree.size, Time: l.o.Now(), Host: l.r.HostName(l.host), Origin: l.o.Origin, User: l.o.User, Tool: l.o.Tool, Event: e}
-	var lines [][]byte
+	var all []Record
 	if r.Seq == 0 {
 		start := r
 		start.Event = Event{Op: LogStart, Outcome: Success, Reason: l.at.reason}
 		if p := l.at.head.previous; p != nil {
 			start.Object, start.Root = checkpointName(p.Tag, p.Size), fmt.Sprintf("%x", p.Root)
 		}
-		lines = append(lines, start.encode())
+		all = append(all, start)
 		r.Seq++
 	}
 	if r.Job == "" {
 		r.Job = l.o.Job
 	}
-	if tag := l.intents[e.IntentSeq]; e.IntentSeq != 0 && tag != l.at.head.tag() {
-		r.IntentLog = tag
+	tag := l.at.head.tag()
+	if intent := l.intents[e.IntentSeq]; e.IntentSeq != 0 && intent != tag {
+		r.IntentLog = intent
 	}
-	return append(lines, r.encode())
+	keys := l.r.Settings().ReadKeys // by epoch, and never empty
+	key, err := keys[len(keys)-1].Public()
+	if err != nil {
+		return nil, err
+	}
+	var lines [][]byte
+	for _, r := range append(all, r) {
+		if err := r.seal(l.r.Config().ID, tag, key); err != nil {
+			return nil, err
+		}
+		lines = append(lines, r.encode())
+	}
+	return lines, nil
 }
 
 // extend tries to append lines, which end in the incomplete tile at the latest. It returns false where the name was taken: the position has

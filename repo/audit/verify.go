@@ -50,7 +50,8 @@ type Report struct {
 }
 
 // Verify checks every log in the repository: that its checkpoints and tiles are its host's, that all of them and the snapshots of that host
-// tell one history, and that nothing of it is missing. It needs no passphrase. Problems match repo.ErrTampered where an object is missing,
+// tell one history, and that nothing of it is missing. It needs no passphrase; with one it also opens the private texts of every record, at 0.2 ms each.
+// Problems match repo.ErrTampered where an object is missing,
 // contradicts another or is another host's, and repo.ErrDamaged where its bytes do not open; the error is about the storage.
 // Memory: a checkpoint of 1 KB each, a tile, and 32 bytes for 256 records.
 //
@@ -296,7 +297,7 @@ func (log *verifiedLog) readTiles(ctx context.Context, r *repo.Repo) error {
 		}
 		if lines != nil {
 			hashes = leaves(lines)
-			log.checkRecords(n, lines)
+			log.checkRecords(r, n, lines)
 		} else {
 			log.summary.Proved = false
 		}
@@ -441,9 +442,9 @@ func (log *verifiedLog) readHashes(ctx context.Context, r *repo.Repo, level int,
 	return nil, err
 }
 
-// checkRecords checks the form and the numbers of the records of data tile n, and that the first one starts the log as its checkpoints say. One
-// problem a tile is enough.
-func (log *verifiedLog) checkRecords(n int64, lines [][]byte) {
+// checkRecords checks the form and the numbers of the records of data tile n, that the first one starts the log as its checkpoints say, and that
+// the private texts open for whoever can read. One problem a tile is enough.
+func (log *verifiedLog) checkRecords(r *repo.Repo, n int64, lines [][]byte) {
 	name := tileName(log.files.tag, tlog.Tile{H: tileHeight, L: -1, N: n, W: len(lines)})
 	for i, line := range lines {
 		rec, err := ParseRecord(line)
@@ -462,11 +463,33 @@ func (log *verifiedLog) checkRecords(n int64, lines [][]byte) {
 				err = errors.New("its first entry is not how the log began")
 			}
 		}
-		if err != nil {
+		if err == nil {
+			err = openRecord(r, log.files.tag, &rec)
+		}
+		switch {
+		case errors.Is(err, repo.ErrNoKey):
+			log.problem(name, damaged("reading", name, err))
+			return
+		case err != nil:
 			log.problem(name, tampered("reading", name, err))
 			return
 		}
 	}
+}
+
+// openRecord opens the private texts of rec for whoever can read. repo.ErrNoKey says that the key of its epoch is not among those of this process.
+func openRecord(r *repo.Repo, tag string, rec *Record) error {
+	if !rec.Closed || !r.CanRead() {
+		return nil
+	}
+	key := r.Keys().Read[rec.readEpoch]
+	if key == nil {
+		return fmt.Errorf("entry %d: read key of epoch %d: %w", rec.Seq, rec.readEpoch, repo.ErrNoKey)
+	}
+	if err := rec.open(r.Config().ID, tag, key); err != nil {
+		return fmt.Errorf("private part of entry %d: %w", rec.Seq, err)
+	}
+	return nil
 }
 
 // readTail looks at data tiles that reach beyond the newest checkpoint. An interrupted append leaves one at most: more mean that checkpoints were
@@ -529,7 +552,7 @@ func (log *verifiedLog) readTail(ctx context.Context, r *repo.Repo, t tree, line
 		log.problem(s.info.Name, err)
 		return nil
 	}
-	log.checkRecords(at, more)
+	log.checkRecords(r, at, more)
 	more = more[len(lines):]
 	log.summary.Uncommitted = len(more)
 	log.push(&t, leaves(more), more)
@@ -566,6 +589,7 @@ func summaries(ctx context.Context, r *repo.Repo) ([]Summary, error) {
 
 // Records yields the entries of the log called tag, from the first to the newest one with a checkpoint, and ends with an error if they do not make its root,
 // or at the first one that cannot be read: an error matching repo.ErrDamaged, repo.ErrTampered or the storage's; fs.ErrNotExist where there is no such log.
+// Without a passphrase, or without the read key of their epoch, records come Closed.
 func Records(ctx context.Context, r *repo.Repo, tag string) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		if err := records(ctx, r, tag, yield); err != nil {
@@ -629,6 +653,11 @@ func (f *logFiles) yieldRecords(ctx context.Context, r *repo.Repo, c *checkpoint
 			rec, err := ParseRecord(line)
 			if err == nil && rec.Seq != t.size {
 				err = fmt.Errorf("entry %d has number %d", t.size, rec.Seq)
+			}
+			if err == nil {
+				if err = openRecord(r, f.tag, &rec); errors.Is(err, repo.ErrNoKey) {
+					err = nil
+				}
 			}
 			if err != nil {
 				return false, tampered("reading", s.info.Name, err)

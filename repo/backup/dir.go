@@ -2,13 +2,11 @@ package backup
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
+	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
-	"runtime"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 
 	"packhold/crypt"
@@ -16,19 +14,54 @@ import (
 	"packhold/repo/snapshot"
 )
 
-// dir is a directory being backed up.
+// dir is a directory being backed up. The task that lists it, and then the one that walks on, is its only user of what comes before mu.
 type dir struct {
-	up   *dir // nil for the root
-	slot int  // in up.nodes
-	path string
-	h    *handle // nil until it is open
-	dev  uint64
-	only []*plan  // the entries to take, for a directory above the sources; nil: all
-	prev crypt.ID // root page of the same directory in the parent; zero: none
+	up    *part // nil for the root
+	slot  int   // in up.nodes
+	path  string
+	depth int // names in path
+	dev   uint64
+	plan  *plan    // for a source or a directory above one
+	prev  crypt.ID // root page of the same directory in the parent; zero: none
 
-	names   []string
+	h     *handle  // nil until it is open
+	names []string // not walked yet, ascending
+	old   *oldDir  // the same directory in the parent
+
+	mu     sync.Mutex // guards what follows
+	parts  []*part    // not written yet, in order
+	ended  bool       // there will be no more parts
+	parked *walkTask  // waits until parts are written
+	by     *worker    // who holds mu: pages are stored with its tools
+	pages  *snapshot.DirWriter
+}
+
+// partSize is how many entries of a directory are walked together: enough to be worth a task, few enough that a huge directory keeps
+// all workers busy.
+const partSize = 512
+
+// maxParts is how many parts of one directory may wait for an earlier one, which has a huge file perhaps, before its walk pauses.
+const maxParts = 16
+
+// part is some entries of a directory.
+type part struct {
+	d       *dir
 	nodes   []snapshot.Node // by name; one without a name is left out
-	pending atomic.Int32    // parts not finished: slices, child directories, large files
+	pending atomic.Int32    // what is not finished: the walk itself, child directories, large files
+	done    bool            // guarded by d.mu
+}
+
+// newPart returns a part of n entries, of which the walk is pending.
+func (w *worker) newPart(d *dir, n int) *part {
+	p := &part{d: d}
+	if k := len(w.free) - 1; n == partSize && k >= 0 {
+		p.nodes, w.free = w.free[k], w.free[:k]
+	} else {
+		p.nodes = make([]snapshot.Node, n)
+	}
+	p.pending.Store(1)
+	d.parts = append(d.parts, p)
+	return p
 }
 
 // handle is an open directory that several tasks use. The last one closes it.
@@ -48,148 +81,87 @@ func (h *handle) drop() {
 	}
 }
 
-// plan is the part of the tree above the sources.
-type plan struct {
-	name     string
-	path     string // as the system takes it
-	source   bool
-	children []*plan
-}
-
-// makePlan arranges the sources under one root. On Windows the volumes are its children.
-func makePlan(sources []string) *plan {
-	root := &plan{path: "/"}
-	for _, s := range sources {
-		at, sys := root, "/"
-		volume := filepath.VolumeName(s)
-		parts := strings.Split(strings.Trim(filepath.ToSlash(s[len(volume):]), "/"), "/")
-		if volume != "" {
-			parts = append([]string{volume}, parts...)
-			sys = ""
-		}
-		for _, p := range parts {
-			if p == "" {
-				continue
-			}
-			name := strings.TrimSuffix(p, ":") // a volume "C:" is stored as "C"
-			sys = filepath.Join(sys, p)
-			if p == volume {
-				sys = p + string(filepath.Separator)
-			}
-			i := slices.IndexFunc(at.children, func(c *plan) bool { return c.name == name })
-			if i < 0 {
-				at.children = append(at.children, &plan{name: name, path: sys})
-				i = len(at.children) - 1
-			}
-			at = at.children[i]
-		}
-		at.source = true
+// child returns the directory whose node is p.nodes[i], which is pending from now on.
+func (w *worker) child(p *part, i int, dev uint64, prev *snapshot.Node) *dir {
+	p.pending.Add(1)
+	c := &dir{up: p, slot: i, path: p.d.path + "/" + p.nodes[i].Name, depth: p.d.depth + 1, dev: dev}
+	if prev != nil && prev.Type == snapshot.Dir {
+		c.prev = prev.Subtree
 	}
-	root.sort()
-	return root
-}
-
-func (p *plan) sort() {
-	slices.SortFunc(p.children, func(a, b *plan) int { return strings.Compare(a.name, b.name) })
-	for _, c := range p.children {
-		c.sort()
-	}
-}
-
-// pushRoot starts the walk.
-func (e *engine) pushRoot() {
-	p := makePlan(e.o.Sources)
-	d := &dir{path: "", only: p.children}
-	if e.parent != nil {
-		d.prev = e.res.Parent.Root
-	}
-	if p.source {
-		d.only = nil
-	}
-	e.queue.push(&listTask{d: d, sys: p.path})
+	return c
 }
 
 // listTask opens a directory and lists it.
 type listTask struct {
 	d    *dir
-	from *handle // the parent's; nil where sys names the directory
+	from *handle // the parent's; nil for a source, or a directory above one
 	name string
-	sys  string
 }
 
+func (t *listTask) drop() { t.from.drop() }
+
 func (t *listTask) do(w *worker) error {
-	d, e := t.d, w.e
-	var h *localfs.Dir
-	var err error
-	if t.from != nil {
-		h, err = t.from.Open(t.name)
-		t.from.drop()
-	} else if d.only == nil || runtime.GOOS != "windows" || d.up != nil {
-		h, err = localfs.OpenDir(t.sys)
+	d := t.d
+	err := t.open()
+	t.from.drop()
+	defer d.h.drop()
+	if d.plan != nil && !d.plan.source {
+		return w.planned(d) // also if it cannot be opened
 	}
-	if h != nil {
-		d.h = &handle{Dir: h}
-		d.h.take()
+	if err == nil {
+		err = w.list(d)
 	}
-	if err == nil && h != nil {
-		var n snapshot.Node
-		var st localfs.Stat
-		if st, err = h.Stat("", &n); err == nil {
-			d.dev = st.Dev
-			if d.up == nil {
-				e.devices.number(st.Dev, nil)
-			}
-		}
+	if w.ctx.Err() != nil {
+		return w.ctx.Err()
 	}
 	if err != nil {
-		// What cannot be opened is in the snapshot as an empty directory, and in the list of skipped items.
-		e.skip(sourceErr(display(d.path), err))
-		d.h.drop()
-		return w.finishDir(d)
+		// What cannot be listed is in the snapshot as an empty directory, and in the list of skipped items.
+		w.e.skip(&SourceError{Path: cmp.Or(d.path, "/"), Err: plain(err)})
+	} else if d.plan != nil {
+		w.e.sources.Add(1)
 	}
-	defer d.h.drop()
-	if d.only != nil {
-		return w.planned(d)
+	return w.walk(d)
+}
+
+func (t *listTask) open() error {
+	d := t.d
+	var h *localfs.Dir
+	var err error
+	switch {
+	case t.from != nil:
+		h, err = t.from.Open(t.name)
+	case d.volumes():
+		return nil
+	default:
+		h, err = localfs.OpenDir(d.plan.path)
 	}
-	if d.up == nil {
-		e.sources.Add(1)
-	}
-	if d.names, err = d.h.Names(w.ctx); err != nil {
-		if w.ctx.Err() != nil {
-			return w.ctx.Err()
-		}
-		e.skip(sourceErr(display(d.path), err))
-	}
-	if e.o.ExcludeCaches && isCache(d) {
-		d.names = []string{cacheTag}
-	}
-	d.nodes = make([]snapshot.Node, len(d.names))
-	prev, err := w.previous(d)
 	if err != nil {
 		return err
 	}
-	if len(d.names) == 0 {
-		return w.finishDir(d)
-	}
-	slices := (len(d.names) + sliceSize - 1) / sliceSize
-	d.pending.Store(int32(slices))
-	if slices == 1 {
-		d.h.take()
-		return (&sliceTask{d: d, prev: prev, to: len(d.names)}).do(w)
-	}
-	for i := range slices {
-		d.h.take()
-		e.queue.push(&sliceTask{d: d, prev: prev, from: i * sliceSize, to: min((i+1)*sliceSize, len(d.names))})
-	}
+	d.h = (&handle{Dir: h}).take()
 	return nil
 }
 
-// display is a path as people know it; that of the root is "/".
-func display(p string) string {
-	if p == "" {
-		return "/"
+// list reads the names of a directory that is to be entered.
+func (w *worker) list(d *dir) error {
+	var n snapshot.Node
+	st, err := d.h.Stat("", &n)
+	if err != nil {
+		return err
 	}
-	return p
+	d.dev = st.Dev
+	if w.e.avoid[fileID{st.Dev, n.Inode}] || slices.Contains(w.e.o.Avoid, d.path) {
+		return nil
+	}
+	// A deeper tree could not be walked again.
+	if d.depth >= snapshot.MaxDepth || len(d.path) > snapshot.MaxPath-snapshot.MaxName {
+		return fmt.Errorf("a path has more than %d names or %d bytes", snapshot.MaxDepth, snapshot.MaxPath-snapshot.MaxName)
+	}
+	d.names, err = d.h.Names(w.ctx)
+	if w.e.o.ExcludeCaches && isCache(d) {
+		d.names = []string{cacheTag}
+	}
+	return err
 }
 
 // The tag of a cache directory (bford.info/cachedir): a file of this name that begins with this signature.
@@ -212,286 +184,185 @@ func isCache(d *dir) bool {
 	return bytes.Equal(b[:n], []byte(cacheSignature))
 }
 
-// previous reads the directory as the parent has it. What cannot be read is as if it were not there: its files are read again.
-func (w *worker) previous(d *dir) ([]*snapshot.Node, error) {
-	if d.prev.IsZero() || w.e.parent == nil {
-		return nil, nil
+// oldDir is a directory as the parent has it, read along with the walk: both are sorted.
+type oldDir struct {
+	r     *snapshot.DirReader
+	n     *snapshot.Node
+	ended bool
+}
+
+// before returns what the parent has under name, nil if nothing or if that cannot be read: then the file is read again. Names ascend from call to call.
+func (w *worker) before(d *dir, name string) (*snapshot.Node, error) {
+	if d.old == nil {
+		d.old = &oldDir{ended: d.prev.IsZero() || w.e.parent == nil}
+		if !d.old.ended {
+			d.old.r = snapshot.OpenDir(w.ctx, w.e.parent, d.prev)
+		}
 	}
-	var out []*snapshot.Node
-	r := snapshot.OpenDir(w.ctx, w.e.parent, d.prev)
-	for {
-		n, err := r.Next()
+	o := d.old
+	for !o.ended && (o.n == nil || o.n.Name < name) {
+		n, err := o.r.Next()
 		switch {
 		case err == io.EOF:
-			return out, nil
+			o.ended, o.n = true, nil
 		case w.ctx.Err() != nil:
 			return nil, w.ctx.Err()
-		case err != nil:
-			return out, nil
+		case err == nil:
+			o.n = n
 		}
-		out = append(out, n)
+		// Any other error is one page: the reader goes on behind it.
 	}
+	if o.n != nil && o.n.Name == name {
+		return o.n, nil
+	}
+	return nil, nil
 }
 
-// sliceSize is how many entries of a directory one task takes: enough to be worth a task, few enough that a
-// huge directory keeps all workers busy.
-const sliceSize = 512
+// walkTask goes on with a directory.
+type walkTask struct{ d *dir }
 
-// sliceTask backs up some entries of a directory.
-type sliceTask struct {
-	d        *dir
-	prev     []*snapshot.Node // of the whole directory, by name
-	from, to int
-}
+func (t *walkTask) drop() { t.d.h.drop() }
 
-func (t *sliceTask) do(w *worker) error {
+func (t *walkTask) do(w *worker) error {
 	d := t.d
+	d.mu.Lock()
+	if len(d.parts) >= maxParts {
+		d.parked = t
+		w.e.queue.park(t)
+		d.mu.Unlock()
+		return nil
+	}
+	d.mu.Unlock()
 	defer d.h.drop()
-	// Both lists are sorted: one walk over them finds every entry's predecessor.
-	j, _ := slices.BinarySearchFunc(t.prev, d.names[t.from], func(n *snapshot.Node, name string) int { return strings.Compare(n.Name, name) })
-	for i := t.from; i < t.to; i++ {
-		name := d.names[i]
-		for j < len(t.prev) && t.prev[j].Name < name {
-			j++
-		}
-		var prev *snapshot.Node
-		if j < len(t.prev) && t.prev[j].Name == name {
-			prev = t.prev[j]
-		}
-		if i%64 == 0 && w.ctx.Err() != nil {
-			return w.ctx.Err()
-		}
-		if err := w.entry(d, i, name, prev); err != nil {
+	return w.walk(d)
+}
+
+// walk backs up the next entries of a directory. Before it works on them it lets others walk on.
+func (w *worker) walk(d *dir) error {
+	if w.ctx.Err() != nil {
+		return w.ctx.Err()
+	}
+	names := d.names[:min(len(d.names), partSize)]
+	d.names = d.names[len(names):]
+	prev := w.prev[:len(names)]
+	defer clear(prev)
+	for i, name := range names {
+		var err error
+		if prev[i], err = w.before(d, name); err != nil {
 			return err
 		}
 	}
-	return w.partDone(d)
-}
-
-// entry backs up one entry of a directory into d.nodes[i]. A problem of the source is noted and leaves the entry out.
-func (w *worker) entry(d *dir, i int, name string, prev *snapshot.Node) error {
-	n := &d.nodes[i]
-	st, err := d.h.Stat(name, n)
-	if err != nil {
-		*n = snapshot.Node{}
-		w.e.skip(&SourceError{Path: d.path + "/" + name, Err: vanished(err)})
-		return nil
+	d.mu.Lock()
+	p := w.newPart(d, len(names))
+	d.ended = len(d.names) == 0
+	more := !d.ended
+	d.mu.Unlock()
+	if more {
+		d.h.take()
+		w.e.queue.push(&walkTask{d})
 	}
-	n.Device = w.e.devices.number(st.Dev, prev)
-	w.optional(n, st)
-	if x := w.e.o.Exclude; x != nil && x.Match(d.path+"/"+name, n.Type == snapshot.Dir) {
-		*n = snapshot.Node{}
-		return nil
-	}
-	switch n.Type {
-	case snapshot.Dir:
-		return w.directory(d, i, st, prev)
-	case snapshot.File:
-		return w.file(d, i, st, prev)
-	}
-	w.e.stats.others.Add(1)
-	return w.details(d, n, prev)
-}
-
-// optional completes what the system said of an entry.
-func (w *worker) optional(n *snapshot.Node, st localfs.Stat) {
-	if n.Type == snapshot.Dir {
-		n.Links = 0 // they count children: no hard links
-	}
-	if w.e.o.ATime {
-		n.ATime = st.ATime
-	}
-	w.e.owners.Fill(n)
-}
-
-// vanished gives the usual reason its plain name.
-func vanished(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("vanished before it was read")
-	}
-	return err
-}
-
-// details reads link target, attributes and flags, unless the parent has them: whatever changes them changes the ctime.
-func (w *worker) details(d *dir, n *snapshot.Node, prev *snapshot.Node) error {
-	if w.e.unchanged(prev, n) && (prev.XAttrBlob.IsZero() || w.has(prev.XAttrBlob)) {
-		n.Target, n.XAttrs, n.XAttrBlob, n.Flags = prev.Target, prev.XAttrs, prev.XAttrBlob, prev.Flags
-		return nil
-	}
-	if err := d.h.Details(n.Name, n, localfs.DetailOptions{}); err != nil {
-		path := d.path + "/" + n.Name
-		if fatal := !isPartial(err); fatal {
-			*n = snapshot.Node{}
-		}
-		w.e.skip(&SourceError{Path: path, Err: vanished(err)})
-	}
-	return w.externXAttrs(n)
-}
-
-func isPartial(err error) bool {
-	var p *localfs.PartialError
-	return errors.As(err, &p)
-}
-
-// externXAttrs moves attributes that are too large for a node into a blob.
-func (w *worker) externXAttrs(n *snapshot.Node) error {
-	size := 0
-	for _, x := range n.XAttrs {
-		size += len(x.Name) + len(x.Value)
-	}
-	if size <= snapshot.MaxXAttrInline {
-		return nil
-	}
-	b, err := snapshot.EncodeXAttrs(n.XAttrs)
-	if err != nil {
-		return err
-	}
-	n.XAttrs = nil
-	n.XAttrBlob, err = w.putTree(b)
-	return err
-}
-
-// unchanged reports whether n is what the parent saw: equal in everything that a change of content or metadata changes, and older than
-// the parent's start by more than the racy window.
-func (e *engine) unchanged(prev, n *snapshot.Node) bool {
-	return prev != nil && e.o.Type != snapshot.Full && prev.Type == n.Type && prev.Size == n.Size && prev.MTime == n.MTime &&
-		prev.CTime == n.CTime && prev.Inode == n.Inode && before(n.MTime, e.racy) && before(n.CTime, e.racy)
-}
-
-func before(a, b snapshot.Time) bool {
-	return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec
-}
-
-func (w *worker) has(id crypt.ID) bool {
-	if w.e.session == nil {
-		return w.e.repo.Index().Has(id)
-	}
-	return w.e.session.Has(id)
-}
-
-// directory backs up a child directory of d.
-func (w *worker) directory(d *dir, i int, st localfs.Stat, prev *snapshot.Node) error {
-	n := &d.nodes[i]
-	if err := w.details(d, n, prev); err != nil {
-		return err
-	}
-	if n.Name == "" {
-		return nil
-	}
-	child := &dir{up: d, slot: i, path: d.path + "/" + n.Name, dev: st.Dev}
-	if prev != nil && prev.Type == snapshot.Dir {
-		child.prev = prev.Subtree
-	}
-	if w.e.o.OneFileSystem && st.Dev != d.dev || slices.Contains(w.e.o.Avoid, child.path) {
-		d.pending.Add(1)
-		return w.finishDir(child)
-	}
-	d.pending.Add(1)
-	w.e.queue.push(&listTask{d: child, from: d.h.take(), name: n.Name})
-	return nil
-}
-
-// planned backs up a directory above the sources: only what leads to them.
-func (w *worker) planned(d *dir) error {
-	prev, err := w.previous(d)
-	if err != nil {
-		return err
-	}
-	d.nodes = make([]snapshot.Node, len(d.only))
-	d.pending.Store(1)
-	for i, p := range d.only {
-		var old *snapshot.Node
-		if j := slices.IndexFunc(prev, func(n *snapshot.Node) bool { return n.Name == p.name }); j >= 0 {
-			old = prev[j]
-		}
-		if err := w.plannedEntry(d, i, p, old); err != nil {
+	for i, name := range names {
+		if err := w.entry(p, i, name, prev[i]); err != nil {
+			w.launch() // so that the queue drops them
 			return err
 		}
 	}
-	return w.partDone(d)
+	w.launch()
+	return w.partDone(p)
 }
 
-// plannedEntry backs up a source, or a directory above one. It may be a symbolic link to a directory: this is the one place where links are followed.
-func (w *worker) plannedEntry(d *dir, i int, p *plan, prev *snapshot.Node) error {
-	n := &d.nodes[i]
-	h, err := localfs.OpenDir(p.path)
-	if err != nil {
-		if p.source && d.h != nil { // not a directory: a single file
-			if _, serr := d.h.Stat(p.name, n); serr == nil && n.Type != snapshot.Dir {
-				w.e.sources.Add(1)
-				return w.entry(d, i, p.name, prev)
-			}
-		}
-		*n = snapshot.Node{}
-		w.e.skip(&SourceError{Path: p.path, Err: err})
-		return nil
+// launch pushes what the walk of a part found to do, and tells progress of the files that were not read.
+func (w *worker) launch() {
+	if w.seen.files > 0 {
+		w.e.o.Progress.Done(w.seen.files, w.seen.bytes, w.seen.bytes)
+		w.seen = unmodified{}
 	}
-	defer h.Close()
-	st, err := h.Stat("", n)
-	if err == nil {
-		err = h.Details("", n, localfs.DetailOptions{})
+	if len(w.next) > 0 {
+		slices.Reverse(w.next) // the first is done first
+		w.e.queue.push(w.next...)
+		clear(w.next)
+		w.next = w.next[:0]
 	}
-	if err != nil && !isPartial(err) {
-		*n = snapshot.Node{}
-		w.e.skip(&SourceError{Path: p.path, Err: err})
-		return nil
-	}
-	n.Name = p.name
-	n.Device = w.e.devices.number(st.Dev, prev)
-	w.optional(n, st)
-	if err := w.externXAttrs(n); err != nil {
-		return err
-	}
-	child := &dir{up: d, slot: i, path: d.path + "/" + p.name, dev: st.Dev}
-	if prev != nil && prev.Type == snapshot.Dir {
-		child.prev = prev.Subtree
-	}
-	if p.source {
-		w.e.sources.Add(1)
-	} else {
-		child.only = p.children
-	}
-	d.pending.Add(1)
-	w.e.queue.push(&listTask{d: child, sys: p.path})
-	return nil
 }
 
-// partDone notes that a part of d is finished; the last one finishes d.
-func (w *worker) partDone(d *dir) error {
-	if d.pending.Add(-1) == 0 {
-		return w.finishDir(d)
-	}
-	return nil
-}
-
-// finishDir stores the pages of d, whose entries are complete, and those of every directory above that this completes.
-func (w *worker) finishDir(d *dir) error {
-	for {
-		dw := snapshot.NewDirWriter(w.putTree)
-		for i := range d.nodes {
-			if d.nodes[i].Name == "" {
-				continue
-			}
-			if err := dw.Add(&d.nodes[i]); err != nil {
-				return err
-			}
-		}
-		root, _, err := dw.Finish()
-		if err != nil {
+// partDone notes that something of a part is finished. The last of the last part finishes the directory, and perhaps that completes
+// those above it.
+func (w *worker) partDone(p *part) error {
+	for p.pending.Add(-1) == 0 {
+		d := p.d
+		root, finished, err := w.write(d, p)
+		if err != nil || !finished {
 			return err
 		}
-		w.e.stats.dirs.Add(1)
-		d.nodes, d.names = nil, nil
-		up := d.up
-		if up == nil {
+		if d.up == nil {
 			w.e.root = root
 			w.e.queue.finish()
 			return nil
 		}
-		up.nodes[d.slot].Subtree = root
-		if up.pending.Add(-1) != 0 {
-			return nil
-		}
-		d = up
+		p = d.up
+		p.nodes[d.slot].Subtree = root
 	}
+	return nil
+}
+
+// write encodes the parts of d that are done and have no earlier ones waiting, and lets them go. After the last one it returns d's root page.
+func (w *worker) write(d *dir, done *part) (root crypt.ID, finished bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.by = w
+	done.done = true
+	if d.pages == nil {
+		d.pages = snapshot.NewDirWriter(func(plain []byte) (crypt.ID, error) { return d.by.putTree(plain) })
+	}
+	for len(d.parts) > 0 && d.parts[0].done {
+		p := shift(&d.parts)
+		if err := w.writePart(d, p); err != nil {
+			return root, false, err
+		}
+	}
+	if d.parked != nil && len(d.parts) < maxParts {
+		w.e.queue.unpark(d.parked)
+		d.parked = nil
+	}
+	if !d.ended || len(d.parts) > 0 {
+		return root, false, nil
+	}
+	if w.e.o.DryRun {
+		return root, true, nil
+	}
+	root, _, err = d.pages.Finish()
+	return root, err == nil, err
+}
+
+func (w *worker) writePart(d *dir, p *part) error {
+	for i := range p.nodes {
+		n := &p.nodes[i]
+		if n.Name == "" {
+			continue
+		}
+		switch n.Type {
+		case snapshot.Dir:
+			w.stats.Dirs++
+		case snapshot.File:
+			w.stats.Files++
+			w.stats.BytesTotal += n.Size
+		default:
+			w.stats.Others++
+		}
+		if d.plan != nil && n.Type != snapshot.Dir && !d.plan.source {
+			w.e.sources.Add(1) // a single file
+		}
+		if w.e.o.DryRun {
+			continue
+		}
+		if err := d.pages.Add(n); err != nil {
+			return err
+		}
+	}
+	if cap(p.nodes) == partSize && len(w.free) < 4 {
+		clear(p.nodes)
+		w.free = append(w.free, p.nodes[:partSize])
+	}
+	p.nodes = nil
+	return nil
 }

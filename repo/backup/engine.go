@@ -1,11 +1,11 @@
 package backup
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +27,6 @@ type engine struct {
 	owners  *localfs.Owners
 	started time.Time
 	res     *Result
-	stats   stats
 
 	rule *chunk.Rule
 	pool *chunk.Pool
@@ -35,35 +34,26 @@ type engine struct {
 	parent *parentGetter // nil without a parent
 	racy   snapshot.Time // changes from then on may be newer than what the parent saw
 	trees  *treeWriter   // nil without a cache
+	avoid  map[fileID]bool
 
 	devices devices
-	links   sync.Map // linkKey -> *snapshot.Node whose content is stored
-	sources atomic.Int32
+	links   links
+	sources atomic.Int32 // those of which something was read
 
 	queue  queue
 	skipMu sync.Mutex // guards res.Skipped and res.More
-	root   crypt.ID
+	root   crypt.ID   // set before the queue is done
 }
 
-// stats counts what is walked; see snapshot.Stats.
-type stats struct {
-	files, dirs, others, fresh, changed, unmodified, total, read atomic.Uint64
-}
-
-func (s *stats) sum() snapshot.Stats {
-	return snapshot.Stats{Files: s.files.Load(), Dirs: s.dirs.Load(), Others: s.others.Load(), New: s.fresh.Load(),
-		Changed: s.changed.Load(), Unmodified: s.unmodified.Load(), BytesTotal: s.total.Load(), BytesRead: s.read.Load()}
-}
+// fileID is a file as the running system knows it.
+type fileID struct{ dev, inode uint64 }
 
 // racyWindow is how long before the parent's start a file's times must lie for its content to count as seen: a file system may keep
 // times in steps of 2 s (FAT), and a change within the step would not show.
 const racyWindow = 2 * time.Second
 
-// maxWaiting is how many large files may wait for the reader before the walk pauses: each keeps a directory open.
-const maxWaiting = 64
-
 // prepare opens what the walk needs: chunk rule, the parent's tree, the new tree cache.
-func (e *engine) prepare(ctx context.Context, lineage [32]byte, all []*repo.Snapshot) error {
+func (e *engine) prepare(lineage [32]byte) error {
 	var err error
 	if e.rule, err = chunk.New(e.repo.Config().Chunker, e.repo.Keys().Chunker); err != nil {
 		return err
@@ -71,7 +61,8 @@ func (e *engine) prepare(ctx context.Context, lineage [32]byte, all []*repo.Snap
 	if e.pool, err = chunk.NewPool(e.repo.Config().Chunker, chunk.DefaultBuffers); err != nil {
 		return err
 	}
-	e.queue.cond = sync.NewCond(&e.queue.mu)
+	e.queue.init()
+	e.findAvoided()
 	local := e.repo.Keys().Local
 	dir := ""
 	if e.o.CacheDir != "" && local != nil {
@@ -83,20 +74,18 @@ func (e *engine) prepare(ctx context.Context, lineage [32]byte, all []*repo.Snap
 			// A cache that does not open costs time, or the passphrase.
 			g.cache, _ = openTreeReader(filepath.Join(dir, cacheName(lineage, p.Session)), *local)
 		}
+		if g.cache != nil || e.repo.CanRead() {
+			e.parent = g
+			e.racy = timeOf(p.StartTime().Add(-racyWindow))
+		}
 		if e.repo.CanRead() {
 			if g.reader, err = e.repo.NewReader(); err != nil {
 				return err
 			}
 		}
-		if g.cache != nil || g.reader != nil {
-			e.parent = g
-			e.racy = timeOf(p.StartTime().Add(-racyWindow))
-		}
 	}
 	if dir != "" && e.session != nil {
-		if e.trees, err = newTreeWriter(dir, cacheName(lineage, e.session.ID), *local); err != nil {
-			e.res.CacheErr, e.trees = err, nil
-		}
+		e.trees, e.res.CacheErr = newTreeWriter(dir, cacheName(lineage, e.session.ID), *local)
 	}
 	return nil
 }
@@ -105,6 +94,22 @@ func (e *engine) cleanup() {
 	e.trees.abandon()
 	if e.parent != nil && e.parent.cache != nil {
 		e.parent.cache.f.Close()
+	}
+}
+
+// findAvoided notes which directories Avoid means, so that they are known under every path.
+func (e *engine) findAvoided() {
+	e.avoid = make(map[fileID]bool)
+	for _, path := range e.o.Avoid {
+		h, err := localfs.OpenDir(path)
+		if err != nil {
+			continue // not there, or not ours to enter
+		}
+		var n snapshot.Node
+		if st, err := h.Stat("", &n); err == nil && n.Inode != 0 {
+			e.avoid[fileID{st.Dev, n.Inode}] = true
+		}
+		h.Close()
 	}
 }
 
@@ -120,49 +125,48 @@ func (e *engine) skip(err *SourceError) {
 	}
 }
 
-// work walks the sources with all workers and returns the root page.
+// work walks the sources with all workers and returns the root page. When it returns all its goroutines have ended and all it opened is closed.
 func (e *engine) work(ctx context.Context) (crypt.ID, error) {
+	defer e.queue.drain()
 	g, gctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(gctx, func() { e.queue.fail() })
+	stop := context.AfterFunc(gctx, e.queue.fail)
 	defer stop()
-	if e.session != nil {
-		alive, done := context.WithCancel(gctx)
-		defer done()
-		g.Go(func() error { return e.session.KeepAlive(alive) })
-		e.queue.finished = done
-	}
-	first, err := e.newWorker(gctx)
-	if err != nil {
-		return crypt.ID{}, err
-	}
-	if e.o.Stdin != nil {
-		e.pushStream()
-	} else {
-		e.pushRoot()
-	}
-	workers := []*worker{first}
-	for len(workers) < e.o.Workers {
+	var workers []*worker
+	for range e.o.Workers {
 		w, err := e.newWorker(gctx)
 		if err != nil {
 			return crypt.ID{}, err
 		}
 		workers = append(workers, w)
 	}
+	reader := &worker{e: e, ctx: gctx}
+	splitter, err := chunk.NewSplitter(e.rule, e.pool)
+	if err != nil {
+		return crypt.ID{}, err
+	}
+	defer splitter.Close()
+	if e.o.Stdin != nil {
+		e.pushStream()
+	} else {
+		e.pushRoot()
+	}
+	if e.session != nil {
+		alive, done := context.WithCancel(gctx)
+		defer done()
+		e.queue.finished = done
+		g.Go(func() error { return e.session.KeepAlive(alive) })
+	}
 	for _, w := range workers {
 		g.Go(w.run)
 	}
-	g.Go(func() error { return e.readLarge(gctx) })
+	g.Go(func() error { return reader.readLarge(splitter) })
 	if err := g.Wait(); err != nil {
 		return crypt.ID{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return crypt.ID{}, err
 	}
-	for _, w := range workers {
-		if w.store != nil {
-			e.res.Fallback += w.store.Fallbacks()
-		}
-	}
+	e.sum(append(workers, reader))
 	if e.sources.Load() == 0 {
 		if len(e.res.Skipped) > 0 {
 			return crypt.ID{}, fmt.Errorf("%w: %s: %s", ErrNoSource, e.res.Skipped[0].Path, e.res.Skipped[0].Reason)
@@ -172,117 +176,65 @@ func (e *engine) work(ctx context.Context) (crypt.ID, error) {
 	return e.root, nil
 }
 
-// task is a piece of work for any worker.
-type task interface{ do(w *worker) error }
-
-// queue holds what is to be done. Chunks of large files come first, because they hold buffers; then what was pushed last, so that
-// few directories are open at once.
-type queue struct {
-	mu       sync.Mutex // guards all but finished
-	cond     *sync.Cond
-	chunks   []*chunkTask
-	tasks    []task
-	large    []*largeFile
-	done     bool
-	failed   bool
-	finished func() // called once when done; set before the start
-}
-
-func (q *queue) push(tasks ...task) {
-	q.mu.Lock()
-	q.tasks = append(q.tasks, tasks...)
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
-func (q *queue) pushChunk(c *chunkTask) {
-	q.mu.Lock()
-	q.chunks = append(q.chunks, c)
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
-func (q *queue) pushLarge(f *largeFile) {
-	q.mu.Lock()
-	q.large = append(q.large, f)
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
-// fail wakes everybody up to stop.
-func (q *queue) fail() {
-	q.mu.Lock()
-	q.failed = true
-	q.mu.Unlock()
-	q.cond.Broadcast()
-}
-
-// finish says that the root is complete.
-func (q *queue) finish() {
-	q.mu.Lock()
-	q.done = true
-	q.mu.Unlock()
-	q.cond.Broadcast()
-	if q.finished != nil {
-		q.finished()
-	}
-}
-
-// next returns a task, or nil when there is nothing left to do.
-func (q *queue) next() task {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for {
-		switch {
-		case q.done || q.failed:
-			return nil
-		case len(q.chunks) > 0:
-			c := q.chunks[0]
-			q.chunks = q.chunks[1:]
-			return c
-		case len(q.tasks) > 0 && len(q.large) < maxWaiting:
-			t := q.tasks[len(q.tasks)-1]
-			q.tasks = q.tasks[:len(q.tasks)-1]
-			return t
+// sum completes the result from what each worker counted.
+func (e *engine) sum(workers []*worker) {
+	t := &e.res.Stats
+	for _, w := range workers {
+		s := &w.stats
+		t.Files += s.Files
+		t.Dirs += s.Dirs
+		t.Others += s.Others
+		t.New += s.New
+		t.Changed += s.Changed
+		t.Unmodified += s.Unmodified
+		t.BytesTotal += s.BytesTotal
+		t.BytesRead += s.BytesRead
+		if w.store != nil {
+			e.res.Fallback += w.store.Fallbacks()
 		}
-		q.cond.Wait()
 	}
+	slices.SortFunc(e.res.Skipped, func(a, b snapshot.SkippedItem) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Reason, b.Reason))
+	})
+	t.Skipped = uint64(len(e.res.Skipped)) + e.res.More
 }
 
-// nextLarge returns the next large file, or nil when there is nothing left to do.
-func (q *queue) nextLarge() *largeFile {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for {
-		switch {
-		case q.done || q.failed:
-			return nil
-		case len(q.large) > 0:
-			f := q.large[0]
-			q.large = q.large[1:]
-			if len(q.large) == maxWaiting-1 {
-				q.cond.Broadcast()
-			}
-			return f
-		}
-		q.cond.Wait()
-	}
-}
-
-// worker is one goroutine's tools.
+// worker is one goroutine's tools. It counts in stats what went into the tree.
 type worker struct {
 	e      *engine
 	ctx    context.Context
-	store  *repo.Worker // nil for a dry run
+	store  *repo.Worker // nil for a dry run, and for the reader of large files
 	cutter chunk.Cutter
 	buf    []byte // for small files
+	stats  snapshot.Stats
+
+	seen unmodified
+	next []task                   // to be pushed when the part at hand is walked
+	prev [partSize]*snapshot.Node // of the part at hand
+	free [][]snapshot.Node        // of partSize, all zero
+
+	owner  owner
+	device struct {
+		dev    uint64
+		number uint32 // 0: none yet
+	}
 }
 
-// smallFile is the largest file that one worker reads whole and carries through everything: it fits in a core's cache with room to work.
+// unmodified counts files that were not read since progress was last told.
+type unmodified struct{ files, bytes int64 }
+
+// owner is the one that the last entry had: the next has most often the same.
+type owner struct {
+	uid, gid    uint32
+	user, group string
+	known       bool
+}
+
+// smallFile is the largest file, in bytes, that one worker reads whole and carries through everything: it fits in a core's cache with room to work.
 const smallFile = 1 << 20
 
 func (e *engine) newWorker(ctx context.Context) (*worker, error) {
-	w := &worker{e: e, ctx: ctx, cutter: e.rule.Cutter(), buf: make([]byte, smallFile+1)}
+	w := &worker{e: e, ctx: ctx, cutter: e.rule.Cutter(), buf: make([]byte, smallFile)}
 	if e.session != nil {
 		var err error
 		if w.store, err = e.session.NewWorker(); err != nil {
@@ -294,7 +246,7 @@ func (e *engine) newWorker(ctx context.Context) (*worker, error) {
 
 func (w *worker) run() error {
 	for {
-		t := w.e.queue.next()
+		t := w.e.queue.take()
 		if t == nil {
 			return nil
 		}
@@ -302,6 +254,15 @@ func (w *worker) run() error {
 			return err
 		}
 	}
+}
+
+// put stores a piece of a file.
+func (w *worker) put(plain []byte) (crypt.ID, error) {
+	if w.store == nil {
+		return crypt.Sum(plain), nil
+	}
+	id, _, err := w.store.Store(plain)
+	return id, err
 }
 
 // putTree stores a tree page, or a blob of the tree's kind, and keeps it in the cache.
@@ -314,6 +275,13 @@ func (w *worker) putTree(plain []byte) (crypt.ID, error) {
 		w.e.trees.put(id, plain)
 	}
 	return id, err
+}
+
+func (w *worker) has(id crypt.ID) bool {
+	if w.e.session == nil {
+		return w.e.repo.Index().Has(id)
+	}
+	return w.e.session.Has(id)
 }
 
 // devices gives the file systems of a snapshot small numbers, the same as in its parent where they can be told.
@@ -344,22 +312,67 @@ func (d *devices) number(dev uint64, hint *snapshot.Node) uint32 {
 	return n
 }
 
-// isSource reports whether err is the source's fault, not ours: everything a system call on the source may return.
-func sourceErr(path string, err error) *SourceError {
-	var s *SourceError
-	if errors.As(err, &s) {
-		return s
-	}
-	return &SourceError{Path: path, Err: err}
+// links holds the content of files with several names, until all names were seen.
+type links struct {
+	mu sync.Mutex // guards m
+	m  map[linkKey]*linked
 }
 
-var errGrew = errors.New("changed while it was read")
+// linkKey names a file that several directory entries share.
+type linkKey struct {
+	device uint32
+	inode  uint64
+}
 
-// readFull reads until buf is full or the file ends.
-func readFull(f io.Reader, buf []byte) (int, error) {
-	n, err := io.ReadFull(f, buf)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
+// linked is what was read under one name, and the times and size it had then.
+type linked struct {
+	node snapshot.Node // Size, MTime, CTime and what takeContent takes
+	left uint32        // names not yet seen
+}
+
+// take completes n with the content that another name of the same inode had, if nothing changed since that was read.
+func (l *links) take(n *snapshot.Node) bool {
+	k := linkKey{n.Device, n.Inode}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.m[k]
+	if f == nil || f.node.Size != n.Size || f.node.MTime != n.MTime || f.node.CTime != n.CTime {
+		return false
 	}
-	return n, err
+	takeContent(n, &f.node)
+	l.seen(k, f)
+	return true
+}
+
+// put remembers the content of n, which was stored just now.
+func (l *links) put(n *snapshot.Node) {
+	if n.Links < 2 || n.Inode == 0 || n.Name == "" {
+		return
+	}
+	k := linkKey{n.Device, n.Inode}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.m[k]; f != nil { // both names were in work at once
+		l.seen(k, f)
+		return
+	}
+	if l.m == nil {
+		l.m = make(map[linkKey]*linked)
+	}
+	f := &linked{node: snapshot.Node{Size: n.Size, MTime: n.MTime, CTime: n.CTime}, left: n.Links - 1}
+	takeContent(&f.node, n)
+	l.m[k] = f
+}
+
+// seen notes one more name. The caller holds mu.
+func (l *links) seen(k linkKey, f *linked) {
+	if f.left--; f.left == 0 {
+		delete(l.m, k)
+	}
+}
+
+// takeContent takes over what is stored of a file, and the attributes whose change shows in the ctime. The caller knows that both are one inode.
+func takeContent(n, from *snapshot.Node) {
+	n.Inline, n.Extents, n.ExtentBlobs = from.Inline, from.Extents, from.ExtentBlobs
+	n.XAttrs, n.XAttrBlob, n.Flags = from.XAttrs, from.XAttrBlob, from.Flags
 }

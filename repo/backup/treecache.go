@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -8,8 +9,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"packhold/crypt"
 	"packhold/repo"
@@ -32,7 +36,7 @@ type treeWriter struct {
 	mu    sync.Mutex // guards what follows
 	f     *os.File
 	block []byte
-	table []byte // per page: ID 32 | block u32 | offset u32 | length u32
+	table []byte // per page: ID 32 | block u32 | offset u32 | length u32; as put, then sorted
 	ends  []byte // per block: end offset in the file u64
 	off   int64
 	err   error
@@ -40,11 +44,17 @@ type treeWriter struct {
 
 const tableEntry = 44
 
+// unfinished is what the names of caches begin with that are being written.
+const unfinished = ".new-"
+
+// lineageDigits is how many digits of its lineage the name of a cache begins with.
+const lineageDigits = 16
+
 func newTreeWriter(dir, name string, key crypt.LocalKey) (*treeWriter, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := os.CreateTemp(dir, unfinished+name[:lineageDigits]+"-*")
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +100,7 @@ func (w *treeWriter) finish() error {
 		w.flush()
 	}
 	if w.err == nil {
+		sort.Sort(tableOrder(w.table))
 		head := binary.LittleEndian.AppendUint32(nil, uint32(len(w.ends)/8))
 		b, err := w.key.Seal("tree-table", append(append(head, w.ends...), w.table...))
 		if err == nil {
@@ -107,6 +118,23 @@ func (w *treeWriter) finish() error {
 	return w.err
 }
 
+// tableOrder sorts a table by ID, in place: of a million pages it is 44 MB.
+type tableOrder []byte
+
+func (t tableOrder) Len() int { return len(t) / tableEntry }
+
+func (t tableOrder) Less(i, j int) bool { return bytes.Compare(t.id(i), t.id(j)) < 0 }
+
+func (t tableOrder) id(i int) []byte { return t[i*tableEntry:][:32] }
+
+func (t tableOrder) Swap(i, j int) {
+	var tmp [tableEntry]byte
+	a, b := t[i*tableEntry:][:tableEntry], t[j*tableEntry:][:tableEntry]
+	copy(tmp[:], a)
+	copy(a, b)
+	copy(b, tmp[:])
+}
+
 // abandon removes the unfinished file.
 func (w *treeWriter) abandon() {
 	if w == nil {
@@ -121,14 +149,17 @@ type treeReader struct {
 	key   crypt.LocalKey
 	f     *os.File
 	ends  []byte
-	pages map[crypt.ID]pagePlace
+	table tableOrder // sorted, or pages are not found
 
 	mu     sync.Mutex // guards blocks
-	blocks map[uint32][]byte
-	order  []uint32 // of use, oldest first
+	blocks []block    // as last used, newest first
 }
 
-type pagePlace struct{ block, off, n uint32 }
+// block is an open one.
+type block struct {
+	number uint32
+	plain  []byte
+}
 
 // maxBlocks bounds the blocks that a treeReader keeps open: 16 MiB. Pages of one directory, and of directories walked together, stand together.
 const maxBlocks = 16
@@ -177,29 +208,27 @@ func readTable(f *os.File, key crypt.LocalKey) (*treeReader, error) {
 	if b = b[4:]; uint64(len(b)) < 8*blocks || (uint64(len(b))-8*blocks)%tableEntry != 0 {
 		return nil, errors.New("bad table")
 	}
-	t := &treeReader{key: key, f: f, ends: b[:8*blocks], pages: make(map[crypt.ID]pagePlace), blocks: make(map[uint32][]byte)}
-	for e := b[8*blocks:]; len(e) > 0; e = e[tableEntry:] {
-		t.pages[crypt.ID(e[:32])] = pagePlace{binary.LittleEndian.Uint32(e[32:]), binary.LittleEndian.Uint32(e[36:]), binary.LittleEndian.Uint32(e[40:])}
-	}
-	return t, nil
+	return &treeReader{key: key, f: f, ends: b[:8*blocks], table: tableOrder(b[8*blocks:])}, nil
 }
 
 var errNotCached = errors.New("not in the tree cache")
 
 // Get implements snapshot.Getter.
 func (t *treeReader) Get(_ context.Context, id crypt.ID) ([]byte, error) {
-	p, ok := t.pages[id]
+	i, ok := sort.Find(t.table.Len(), func(i int) int { return bytes.Compare(id[:], t.table.id(i)) })
 	if !ok {
 		return nil, errNotCached
 	}
-	b, err := t.block(p.block)
+	e := t.table[i*tableEntry+32:]
+	off, n := uint64(binary.LittleEndian.Uint32(e[4:])), uint64(binary.LittleEndian.Uint32(e[8:]))
+	b, err := t.block(binary.LittleEndian.Uint32(e))
 	if err != nil {
 		return nil, err
 	}
-	if uint64(p.off)+uint64(p.n) > uint64(len(b)) {
+	if off+n > uint64(len(b)) {
 		return nil, errNotCached
 	}
-	page := b[p.off : p.off+p.n]
+	page := b[off : off+n]
 	if crypt.Sum(page) != id {
 		return nil, errNotCached
 	}
@@ -209,8 +238,11 @@ func (t *treeReader) Get(_ context.Context, id crypt.ID) ([]byte, error) {
 func (t *treeReader) block(i uint32) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if b, ok := t.blocks[i]; ok {
-		return b, nil
+	if k := slices.IndexFunc(t.blocks, func(b block) bool { return b.number == i }); k >= 0 {
+		b := t.blocks[k]
+		copy(t.blocks[1:], t.blocks[:k])
+		t.blocks[0] = b
+		return b.plain, nil
 	}
 	if uint64(i) >= uint64(len(t.ends)/8) {
 		return nil, errNotCached
@@ -230,12 +262,10 @@ func (t *treeReader) block(i uint32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(t.order) >= maxBlocks {
-		delete(t.blocks, t.order[0])
-		t.order = t.order[1:]
+	if len(t.blocks) == maxBlocks {
+		t.blocks = t.blocks[:maxBlocks-1]
 	}
-	t.blocks[i] = b
-	t.order = append(t.order, i)
+	t.blocks = slices.Insert(t.blocks, 0, block{i, b})
 	return b, nil
 }
 
@@ -246,11 +276,16 @@ func cacheName(lineage [32]byte, session [16]byte) string {
 
 // parentGetter reads the pages of the parent's tree: from the cache, or with the passphrase from the repository.
 type parentGetter struct {
-	cache *treeReader
+	cache *treeReader // nil: none
 
-	mu     sync.Mutex // guards reader
-	reader *repo.Reader
+	mu       sync.Mutex // guards what follows
+	reader   *repo.Reader
+	failures int
 }
+
+// maxFailures is how many pages may fail to be read from the repository before none is asked for any more: the next one may
+// cost minutes of retries, and all they can save is to read some files again.
+const maxFailures = 16
 
 // Get implements snapshot.Getter.
 func (g *parentGetter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
@@ -261,24 +296,30 @@ func (g *parentGetter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.reader == nil {
+	if g.reader == nil || g.failures >= maxFailures {
 		return nil, errNotCached
 	}
 	b, err := g.reader.Get(ctx, id)
-	return append([]byte(nil), b...), err
+	if err != nil {
+		g.failures++
+		return nil, err
+	}
+	return bytes.Clone(b), nil
 }
+
+// staleAfter is the age after which an unfinished cache is nobody's any more. To remove one in use costs its owner time only.
+const staleAfter = 7 * 24 * time.Hour
 
 // keepCache finishes the cache of the new tree and removes those no longer wanted: of a lineage, the last tree and the last full one
 // stay.
-func (e *engine) keepCache(lineage [32]byte, all []*repo.Snapshot) {
+func (e *engine) keepCache(lineage [32]byte, all []*repo.Snapshot) error {
 	if e.trees == nil {
-		return
+		return nil
 	}
 	w := e.trees
 	e.trees = nil
 	if err := w.finish(); err != nil {
-		e.res.CacheErr = err
-		return
+		return err
 	}
 	keep := map[string]bool{filepath.Base(w.path): true}
 	if e.o.Type != snapshot.Full {
@@ -289,14 +330,17 @@ func (e *engine) keepCache(lineage [32]byte, all []*repo.Snapshot) {
 	dir := filepath.Dir(w.path)
 	old, err := os.ReadDir(dir)
 	if err != nil {
-		e.res.CacheErr = err
-		return
+		return err
 	}
-	prefix := hex.EncodeToString(lineage[:8]) + "-"
+	prefix := filepath.Base(w.path)[:lineageDigits] + "-"
 	for _, f := range old {
-		if strings.HasPrefix(f.Name(), prefix) && !keep[f.Name()] {
-			os.Remove(filepath.Join(dir, f.Name()))
+		stale := false
+		if info, err := f.Info(); err == nil && strings.HasPrefix(f.Name(), unfinished) {
+			stale = e.o.Now().Sub(info.ModTime()) > staleAfter
+		}
+		if stale || strings.HasPrefix(f.Name(), prefix) && !keep[f.Name()] {
+			os.Remove(filepath.Join(dir, f.Name())) // what stays goes with the next run
 		}
 	}
-	e.res.CacheErr = e.repo.SaveCache()
+	return nil
 }

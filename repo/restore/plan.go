@@ -16,10 +16,10 @@ import (
 	"packhold/repo/snapshot"
 )
 
-// The bounds of a window: what one costs is about 600 bytes for an entry, with its node, and 80 for a reference. 16,384 files under 4 KiB are
-// 20 to 30 MiB of packs; 65,536 blobs of 0.7 MiB are 45 GiB.
+// The bounds of a window: what one costs is about 600 bytes for an entry, with its node, and 80 for a reference. 8,192 files under 4 KiB are
+// 10 to 15 MiB of packs; 65,536 blobs of 0.7 MiB are 45 GiB.
 const (
-	maxItems = 16384
+	maxItems = 8192
 	maxRefs  = 65536
 )
 

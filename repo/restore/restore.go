@@ -1,6 +1,6 @@
 // Package restore brings a snapshot's tree back: one long operation.
 //
-// One planner walks the tree, makes the directories and collects what is wanted into windows of at most 16,384 entries and
+// One planner walks the tree, makes the directories and collects what is wanted into windows of at most 8,192 entries and
 // 65,536 blob references. Within a window the references are sorted by pack and offset, neighbouring ones become one range, each
 // range is fetched once and each blob opened once, and its bytes go to every place that wants them. Workers take the ranges;
 // while they do, the planner fills the next window. At most three windows exist, so memory does not grow with the tree: about

@@ -431,10 +431,18 @@ func (e *engine) compareZeros(ctx context.Context, f *localfs.File, path string,
 	return nil
 }
 
+// notZero returns the index of the first byte that is not 0, or -1.
 func notZero(b []byte) int {
-	for i, c := range b {
-		if c != 0 {
-			return i
+	var zeros [4096]byte
+	for at := 0; at < len(b); at += len(zeros) {
+		part := b[at:min(at+len(zeros), len(b))]
+		if bytes.Equal(part, zeros[:len(part)]) {
+			continue
+		}
+		for i, c := range part {
+			if c != 0 {
+				return at + i
+			}
 		}
 	}
 	return -1

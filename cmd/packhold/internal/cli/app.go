@@ -9,6 +9,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/cmd/packhold/internal/cli/term"
 )
@@ -121,20 +122,20 @@ func (a *app) framework() *cli.App {
 
 func (a *app) run(ctx context.Context, args []string) error {
 	f := a.framework()
-	a.out.json = wantsJSON(args)
-	line, err := arrange(f, args)
+	a.out.json = grammar.WantsJSON(args)
+	line, err := grammar.Arrange(f, args)
 	if err != nil {
 		return err
 	}
 	switch {
-	case line.help:
-		a.out.data(helpText(f, line.command, a.out.screen.Columns()))
+	case line.Help:
+		a.out.data(grammar.Help(f, line.Command, a.out.screen.Columns()))
 		return nil
-	case line.command == nil:
-		a.out.screen.Print(helpText(f, nil, a.out.screen.Columns()))
+	case line.Command == nil:
+		a.out.screen.Print(grammar.Help(f, nil, a.out.screen.Columns()))
 		return fail.Usagef("command", "packhold help COMMAND", "no command is given")
 	}
-	return f.RunContext(ctx, line.arguments())
+	return f.RunContext(ctx, line.Arguments())
 }
 
 // settings loads the configuration once.

@@ -20,6 +20,7 @@ import (
 	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
@@ -141,12 +142,12 @@ func TestArrange(t *testing.T) {
 		{"-- version", "packhold version --"},
 		{"completion help", "packhold completion -- help"},
 	} {
-		l, err := arrange(table, strings.Fields(c.args))
+		l, err := grammar.Arrange(table, strings.Fields(c.args))
 		if err != nil {
 			t.Errorf("%s: %v", c.args, err)
 			continue
 		}
-		if got := strings.Join(l.arguments(), " "); got != c.want {
+		if got := strings.Join(l.Arguments(), " "); got != c.want {
 			t.Errorf("%s\nis read as %s\nwant       %s", c.args, got, c.want)
 		}
 	}
@@ -162,7 +163,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s: code %d\n%s%s", args, r.code, r.out, r.err)
 		}
 		for line := range strings.Lines(r.out) {
-			if len(line) > maxHelpWidth+1 || strings.HasSuffix(line, " \n") {
+			if len(line) > grammar.MaxHelpWidth+1 || strings.HasSuffix(line, " \n") {
 				t.Errorf("%s: line %q", args, line)
 			}
 		}
@@ -430,8 +431,8 @@ func TestComplete(t *testing.T) {
 		{"version", "--repo=/", ""},
 	} {
 		var got []string
-		for _, x := range complete(table, strings.Fields(c.before), c.current) {
-			got = append(got, x.word)
+		for _, x := range grammar.Complete(table, strings.Fields(c.before), c.current, flagChoices) {
+			got = append(got, x.Word)
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%s %s| becomes %q, want %q", c.before, c.current, got, c.want)
@@ -450,7 +451,7 @@ func TestComplete(t *testing.T) {
 		{"backup", "--type=fu", "backup", "--type=fu", false},
 		{"a", "=", "a", "=", false},
 	} {
-		joined, word, split := joinAssignments(strings.Fields(c.before), c.current)
+		joined, word, split := grammar.JoinAssignments(strings.Fields(c.before), c.current)
 		if strings.Join(joined, " ") != c.joined || word != c.word || split != c.split {
 			t.Errorf("%s %s: %q %q %v", c.before, c.current, joined, word, split)
 		}
@@ -506,7 +507,7 @@ func TestFlagTable(t *testing.T) {
 			global[n] = true
 		}
 	}
-	if !slices.Contains(commandNames(newApp(&Env{}, nil).commands(), true), "config-sample") {
+	if !slices.Contains(grammar.CommandNames(newApp(&Env{}, nil).commands(), true), "config-sample") {
 		t.Error("the requirement's first command is missing")
 	}
 }

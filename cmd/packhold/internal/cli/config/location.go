@@ -53,7 +53,7 @@ func ParseLocation(s string) (Location, error) {
 		}
 		return Location{Type: "sftp", text: masked(u)}, nil
 	case found && schemeLike(scheme):
-		return Location{}, fmt.Errorf("%s:// is no kind of repository; it is a path, sftp://... or s3://...", scheme)
+		return Location{}, fmt.Errorf("%s:// is no kind of repository; it is a path, an sftp:// or an s3:// address", scheme)
 	}
 	path, err := filepath.Abs(s)
 	if err != nil {

@@ -1,4 +1,5 @@
-package cli
+// Package grammar is the grammar of the command line: it puts lines in order, completes them and explains them.
+package grammar
 
 import (
 	"slices"
@@ -10,30 +11,30 @@ import (
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
-// commandLine is a command line put in order: the framework stops reading flags at the first argument, users do not.
-type commandLine struct {
-	command       *cli.Command // nil if none is named
+// Line is a command line put in order: the framework stops reading flags at the first argument, users do not.
+type Line struct {
+	Command       *cli.Command // nil if none is named
 	path          []string     // the command's name and its parents', without the program's
 	globals, own  []string     // flags as --name=value or --name
 	args          []string
-	help          bool
+	Help          bool // asked for
 	table         *cli.App
 	optionsEnded  bool // by --
 	commandsEnded bool // the command has no subcommands
 }
 
-// arguments returns the line as the framework takes it, the program's name first.
-func (l *commandLine) arguments() []string {
+// Arguments returns the line as the framework takes it, the program's name first.
+func (l *Line) Arguments() []string {
 	all := append([]string{"packhold"}, l.globals...)
 	all = append(all, l.path...)
 	all = append(all, l.own...)
 	return append(append(all, "--"), l.args...)
 }
 
-// arrange reads args with the table of commands and flags. It accepts --name value, --name=value, -n value, -nvalue and
+// Arrange reads args with the table of commands and flags. It accepts --name value, --name=value, -n value, -nvalue and
 // several letters of flags without value in one; global flags anywhere; and takes everything behind -- as arguments.
-func arrange(table *cli.App, args []string) (*commandLine, error) {
-	l := &commandLine{table: table}
+func Arrange(table *cli.App, args []string) (*Line, error) {
+	l := &Line{table: table}
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
@@ -52,10 +53,10 @@ func arrange(table *cli.App, args []string) (*commandLine, error) {
 			return nil, err
 		}
 	}
-	switch c := l.command; {
-	case l.help || c == nil:
+	switch c := l.Command; {
+	case l.Help || c == nil:
 	case len(c.Subcommands) > 0:
-		return nil, fail.Usagef("command", l.helpCommand(), "%s needs one of: %s", l.named(), strings.Join(commandNames(c.Subcommands, false), ", "))
+		return nil, fail.Usagef("command", l.helpCommand(), "%s needs one of: %s", l.named(), strings.Join(CommandNames(c.Subcommands, false), ", "))
 	case len(l.args) > 0 && c.ArgsUsage == "":
 		return nil, fail.Usagef("argument", l.helpCommand(), "%s takes no argument, found %s", l.named(), term.Name(l.args[0]))
 	}
@@ -63,35 +64,35 @@ func arrange(table *cli.App, args []string) (*commandLine, error) {
 }
 
 // word takes what is no flag: the name of a command, or an argument.
-func (l *commandLine) word(arg string) error {
+func (l *Line) word(arg string) error {
 	if l.commandsEnded {
 		l.args = append(l.args, arg)
 		return nil
 	}
 	list := l.table.Commands
-	if l.command != nil {
-		list = l.command.Subcommands
+	if l.Command != nil {
+		list = l.Command.Subcommands
 	}
 	if arg == "help" {
-		l.help = true
+		l.Help = true
 		return nil
 	}
 	for _, c := range list {
 		if c.HasName(arg) {
-			l.command, l.path = c, append(l.path, c.Name)
+			l.Command, l.path = c, append(l.path, c.Name)
 			l.commandsEnded = len(c.Subcommands) == 0
 			return nil
 		}
 	}
 	problem := "there is no command " + term.Name(strings.Join(append(slices.Clone(l.path), arg), " "))
-	if near := term.Nearest(arg, commandNames(list, true)); near != "" {
+	if near := term.Nearest(arg, CommandNames(list, true)); near != "" {
 		problem += "; did you mean " + near + "?"
 	}
 	return fail.Usagef("command", "packhold help", "%s", problem)
 }
 
 // long takes --name, --name=value or --name value, the latter from rest. It returns what is left of rest.
-func (l *commandLine) long(text string, rest []string) ([]string, error) {
+func (l *Line) long(text string, rest []string) ([]string, error) {
 	name, value, given := strings.Cut(text, "=")
 	flag, global := l.find(name)
 	if flag == nil || len(name) < 2 {
@@ -112,7 +113,7 @@ func (l *commandLine) long(text string, rest []string) ([]string, error) {
 }
 
 // short takes the letters behind one dash.
-func (l *commandLine) short(letters string, rest []string) ([]string, error) {
+func (l *Line) short(letters string, rest []string) ([]string, error) {
 	for i, r := range letters {
 		name := string(r)
 		flag, global := l.find(name)
@@ -138,7 +139,7 @@ func (l *commandLine) short(letters string, rest []string) ([]string, error) {
 }
 
 // value takes the value of a flag from rest. What is itself a known flag is a forgotten value, not a value.
-func (l *commandLine) value(flag string, rest []string) (string, []string, error) {
+func (l *Line) value(flag string, rest []string) (string, []string, error) {
 	next := "packhold help " + strings.Join(l.path, " ")
 	if len(rest) == 0 {
 		return "", nil, fail.Usagef("value", strings.TrimSpace(next), "%s needs a value", flag)
@@ -153,10 +154,10 @@ func (l *commandLine) value(flag string, rest []string) (string, []string, error
 	return rest[0], rest[1:], nil
 }
 
-func (l *commandLine) add(flag cli.Flag, global bool, value string) {
+func (l *Line) add(flag cli.Flag, global bool, value string) {
 	name := flag.Names()[0]
 	if name == "help" {
-		l.help = true
+		l.Help = true
 		return
 	}
 	if global {
@@ -167,9 +168,9 @@ func (l *commandLine) add(flag cli.Flag, global bool, value string) {
 }
 
 // find looks a flag up by any of its names: the command's first, so that it may give a letter a meaning of its own.
-func (l *commandLine) find(name string) (flag cli.Flag, global bool) {
-	if l.command != nil {
-		for _, f := range l.command.Flags {
+func (l *Line) find(name string) (flag cli.Flag, global bool) {
+	if l.Command != nil {
+		for _, f := range l.Command.Flags {
 			if slices.Contains(f.Names(), name) {
 				return f, false
 			}
@@ -185,7 +186,7 @@ func (l *commandLine) find(name string) (flag cli.Flag, global bool) {
 
 // unknown makes the error for a flag that does not exist. typed is its name, or all letters behind a single dash. Neither
 // a flag's value nor letters that resemble no name are repeated: they may be a secret.
-func (l *commandLine) unknown(flag, typed string) error {
+func (l *Line) unknown(flag, typed string) error {
 	name := strings.ReplaceAll(strings.ToLower(typed), "_", "-")
 	if bare := strings.TrimPrefix(name, "new-"); strings.HasPrefix(bare, "passphrase") || strings.HasPrefix(bare, "password") {
 		return fail.Usagef("passphrase", "set PACKHOLD_PASSPHRASE_FILE or PACKHOLD_PASSPHRASE_COMMAND, or type it when asked; if a passphrase was on the command line, change it",
@@ -193,8 +194,8 @@ func (l *commandLine) unknown(flag, typed string) error {
 	}
 	var names []string
 	flags := l.table.Flags
-	if l.command != nil {
-		flags = slices.Concat(l.command.Flags, flags)
+	if l.Command != nil {
+		flags = slices.Concat(l.Command.Flags, flags)
 	}
 	for _, f := range flags {
 		for _, n := range f.Names() {
@@ -204,7 +205,7 @@ func (l *commandLine) unknown(flag, typed string) error {
 		}
 	}
 	problem := l.named() + " has no option " + term.Name(flag)
-	if l.command == nil {
+	if l.Command == nil {
 		problem = "there is no global option " + term.Name(flag) + "; options of a command stand behind it"
 	}
 	if near := term.Nearest(name, names); near != "" {
@@ -214,16 +215,16 @@ func (l *commandLine) unknown(flag, typed string) error {
 }
 
 // helpCommand is what to run to learn about the command that is named so far.
-func (l *commandLine) helpCommand() string {
+func (l *Line) helpCommand() string {
 	return strings.Join(append([]string{"packhold", "help"}, l.path...), " ")
 }
 
-func (l *commandLine) named() string {
+func (l *Line) named() string {
 	return strings.Join(append([]string{"packhold"}, l.path...), " ")
 }
 
-// commandNames returns the names, and if asked the aliases, of the commands that are not hidden.
-func commandNames(list []*cli.Command, aliases bool) []string {
+// CommandNames returns the names, and if asked the aliases, of the commands that are not hidden.
+func CommandNames(list []*cli.Command, aliases bool) []string {
 	var names []string
 	for _, c := range list {
 		if c.Hidden {
@@ -242,8 +243,8 @@ func isBool(f cli.Flag) bool {
 	return ok
 }
 
-// wantsJSON reports whether --json is on the line: an error in the line itself must already be in the right form.
-func wantsJSON(args []string) bool {
+// WantsJSON reports whether --json is on the line: an error in the line itself must already be in the right form.
+func WantsJSON(args []string) bool {
 	for _, arg := range args {
 		if arg == "--" {
 			break

@@ -1,4 +1,4 @@
-package cli
+package grammar
 
 import (
 	"fmt"
@@ -7,13 +7,13 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// maxHelpWidth is where help is wrapped at the latest: longer lines are hard to read.
-const maxHelpWidth = 100
+// MaxHelpWidth is where help is wrapped at the latest: longer lines are hard to read.
+const MaxHelpWidth = 100
 
-// helpText lays out the help of a command, or of the program for nil, for a number of columns, 0 meaning unknown.
-func helpText(f *cli.App, c *cli.Command, columns int) string {
-	if columns < 40 || columns > maxHelpWidth {
-		columns = maxHelpWidth
+// Help lays out the help of a command, or of the program for nil, for a number of columns, 0 meaning unknown.
+func Help(f *cli.App, c *cli.Command, columns int) string {
+	if columns < 40 || columns > MaxHelpWidth {
+		columns = MaxHelpWidth
 	}
 	var b strings.Builder
 	if c == nil {

@@ -1,0 +1,522 @@
+package backup_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"packhold/backends"
+	"packhold/backends/mem"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/backup"
+	"packhold/repo/snapshot"
+)
+
+// onDisk reads all regular files below dir.
+func onDisk(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		out[p] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// mutate makes n random changes below dir. Times are as they come, so changes within one tick of the file system's clock occur.
+func mutate(t *testing.T, rnd *rand.Rand, dir string, n int) {
+	t.Helper()
+	sizes := []int{0, 1, 127, 128, 129, 4096, 70_000, 300_000, 1<<20 - 1, 1 << 20, 1<<20 + 1, 2 << 20}
+	for range n {
+		parts := []string{dir}
+		for range rnd.IntN(3) {
+			parts = append(parts, fmt.Sprint("d", rnd.IntN(3)))
+		}
+		parent := filepath.Join(parts...)
+		path := filepath.Join(parent, fmt.Sprint("f", rnd.IntN(12)))
+		data := random(byte(rnd.IntN(256)), sizes[rnd.IntN(len(sizes))])
+		if rnd.IntN(4) == 0 && len(data) > 200_000 {
+			clear(data[4096 : 4096+130_000])
+		}
+		var err error
+		switch rnd.IntN(8) {
+		case 0:
+			err = os.RemoveAll(path)
+		case 1:
+			os.RemoveAll(filepath.Join(dir, "moved"))
+			os.Rename(parent, filepath.Join(dir, "moved"))
+			err = os.MkdirAll(dir, 0o700)
+		case 2:
+			os.Link(path, path+"link")
+		case 3:
+			os.Symlink(string(random(1, 5)[:1])+"x", path+"sym")
+		case 4:
+			os.Chmod(path, os.FileMode(rnd.IntN(0o1000)|0o400))
+		case 5: // the same size and mtime, other bytes
+			if info, serr := os.Lstat(path); serr == nil && info.Mode().IsRegular() {
+				os.WriteFile(path, random(byte(rnd.IntN(256)), int(info.Size())), 0o600)
+				os.Chtimes(path, info.ModTime(), info.ModTime())
+			}
+		default:
+			os.RemoveAll(path)
+			write(t, path, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whatever happened, an incremental backup is the tree that a full one is, and both are what is on disk.
+func TestIncrementalIsFull(t *testing.T) {
+	for range 6 {
+		seed := rand.Uint64()
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			src, cache := filepath.Join(t.TempDir(), "src"), t.TempDir()
+			st, c := newRepo(t)
+			access := repo.Access{Credential: c}
+			mutate(t, rnd, src, 20)
+			for range 3 {
+				want := onDisk(t, src)
+				o := backup.Options{Sources: []string{src}, CacheDir: cache, Type: snapshot.Incremental}
+				incr := run(t, open(t, st, access), o)
+				o.Type = snapshot.Full
+				full := run(t, open(t, st, access), o)
+				if at(t, st, incr.Snapshot, src) != at(t, st, full.Snapshot, src) {
+					t.Error("incremental and full trees differ")
+				}
+				if full.Snapshot.Stats.BytesNew > 4096 {
+					t.Errorf("the full backup found %d bytes that the incremental had not", full.Stats.BytesNew)
+				}
+				got := tree(t, st, incr.Snapshot)
+				compare(t, got, want)
+				if s := incr.Stats; s.Files != uint64(len(want)) || s.New+s.Changed+s.Unmodified != s.Files {
+					t.Errorf("%d files, stats %+v", len(want), s)
+				}
+				mutate(t, rnd, src, 8)
+			}
+		})
+	}
+}
+
+// Stats count what a walk of the tree counts.
+func TestStats(t *testing.T) {
+	src := t.TempDir()
+	want := variety(t, src)
+	if err := os.Symlink("a", filepath.Join(src, "sym")); err != nil {
+		t.Fatal(err)
+	}
+	st, c := newRepo(t)
+	p := &hook{}
+	o := backup.Options{Sources: []string{src}, Progress: p, CacheDir: t.TempDir()}
+	res := run(t, open(t, st, repo.Access{Credential: c}), o)
+	_, d := getter(t, st)
+	var s snapshot.Stats
+	for e, err := range snapshot.Walk(t.Context(), d, res.Snapshot.Root, snapshot.WalkOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Path == "" {
+			continue
+		}
+		switch e.Node.Type {
+		case snapshot.File:
+			s.Files++
+			s.BytesTotal += e.Node.Size
+		case snapshot.Dir:
+			s.Dirs++
+		default:
+			s.Others++
+		}
+	}
+	if g := res.Stats; g.Files != s.Files || g.Dirs != s.Dirs || g.Others != s.Others || g.BytesTotal != s.BytesTotal || g.New != s.Files {
+		t.Errorf("stats %+v, the tree has %+v", g, s)
+	}
+	if res.Stats.BytesRead != s.BytesTotal-5000 && res.Stats.BytesRead != s.BytesTotal { // two names of one file may be in work at once
+		t.Errorf("%d bytes read of %d", res.Stats.BytesRead, s.BytesTotal)
+	}
+	if p.files != int64(s.Files) || p.bytes != int64(s.BytesTotal) {
+		t.Errorf("progress was told of %d files, %d bytes", p.files, p.bytes)
+	}
+	write(t, filepath.Join(src, "a/small"), random(50, 5001)) // and so "linked"
+	write(t, filepath.Join(src, "b/new"), []byte("new"))
+	*p = hook{}
+	res = run(t, open(t, st, repo.Access{Credential: c}), o)
+	if g := res.Stats; g.New != 1 || g.Changed != 2 || g.Unmodified != uint64(len(want)-2) {
+		t.Errorf("then: %+v", g)
+	}
+	if p.files != int64(res.Stats.Files) || p.bytes != int64(res.Stats.BytesTotal) || p.unread < int64(res.Stats.BytesTotal)-10005 {
+		t.Errorf("progress was told of %d files, %d bytes, %d unread", p.files, p.bytes, p.unread)
+	}
+}
+
+// What changed less than two seconds before the parent began is read again, even if nothing shows.
+func TestRacyWindow(t *testing.T) {
+	src, cache := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(src, "f"), random(1, 1000))
+	st, c := newRepo(t)
+	o := backup.Options{Sources: []string{src}, CacheDir: cache, Type: snapshot.Incremental}
+	for i, test := range []struct {
+		ahead      time.Duration // of the parent's clock
+		unmodified uint64
+	}{{time.Second, 0}, {-time.Hour, 0}, {time.Minute, 1}} {
+		r, err := repo.Open(t.Context(), st, repo.Access{Credential: c}, repo.Options{Now: func() time.Time { return time.Now().Add(test.ahead) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, r, o)
+		r, err = repo.Open(t.Context(), st, repo.Access{Credential: c}, repo.Options{Now: func() time.Time { return time.Now().Add(test.ahead) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res := run(t, r, o); res.Stats.Unmodified != test.unmodified {
+			t.Errorf("%d: %+v", i, res.Stats)
+		}
+	}
+}
+
+func TestDifferential(t *testing.T) {
+	src, cache := t.TempDir(), t.TempDir()
+	st, c := newRepo(t)
+	access := repo.Access{Credential: c}
+	o := backup.Options{Sources: []string{src}, CacheDir: cache}
+	var full *repo.Snapshot
+	for i, kind := range []snapshot.BackupType{snapshot.Differential, snapshot.Full, snapshot.Incremental, snapshot.Differential, snapshot.Incremental, snapshot.Differential} {
+		write(t, filepath.Join(src, fmt.Sprint("f", i)), random(byte(i), 1000))
+		o.Type = kind
+		res := run(t, open(t, st, access), o)
+		compare(t, tree(t, st, res.Snapshot), onDisk(t, src))
+		switch {
+		case kind == snapshot.Full:
+			full = res.Snapshot
+			if res.Parent != nil || res.Stats.New != 2 {
+				t.Errorf("full: parent %v, %+v", res.Parent, res.Stats)
+			}
+		case i == 0:
+			if res.Parent != nil {
+				t.Error("a differential backup without a full one has a parent")
+			}
+		case kind == snapshot.Differential:
+			if res.Parent.ID() != full.ID() || res.Snapshot.Parent != full.Session || res.Stats.New != uint64(i-1) || res.Stats.Unmodified != 2 {
+				t.Errorf("%d: parent %v, %+v", i, res.Parent.ID(), res.Stats)
+			}
+		default:
+			if res.Parent.Number != res.Snapshot.Number-1 || res.Stats.New != 1 || res.Stats.Unmodified != uint64(i) {
+				t.Errorf("%d: parent %v, %+v", i, res.Parent.ID(), res.Stats)
+			}
+		}
+	}
+	if files, _ := filepath.Glob(cache + "/trees/*"); len(files) != 2 { // the last and the last full one
+		t.Errorf("caches %q", files)
+	}
+}
+
+// Whatever happens to the cache costs time only.
+func TestCacheDamage(t *testing.T) {
+	src, cache := t.TempDir(), t.TempDir()
+	want := variety(t, src)
+	for i := range 1500 { // several pages and blocks
+		write(t, filepath.Join(src, "wide", fmt.Sprint(i)), []byte{byte(i)})
+		want[filepath.Join(src, "wide", fmt.Sprint(i))] = string([]byte{byte(i)})
+	}
+	st, c := newRepo(t)
+	access := repo.Access{Credential: c}
+	o := backup.Options{Sources: []string{src}, CacheDir: cache, Type: snapshot.Incremental}
+	first := run(t, open(t, st, access), o)
+	file, err := filepath.Glob(cache + "/trees/*")
+	if err != nil || len(file) != 1 {
+		t.Fatal(file, err)
+	}
+	good, err := os.ReadFile(file[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := at(t, st, first.Snapshot, src)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	damage := map[string]func() []byte{
+		"missing": func() []byte { return nil },
+		"empty":   func() []byte { return []byte{} },
+		"short":   func() []byte { return good[:7] },
+		"table":   func() []byte { return good[len(good)-8:] },
+		"huge":    func() []byte { return append(slices.Clone(good[:len(good)-8]), bytes.Repeat([]byte{255}, 8)...) },
+		"zeros":   func() []byte { return make([]byte, len(good)) },
+		"doubled": func() []byte { return append(slices.Clone(good), good...) },
+	}
+	for i := range 8 {
+		damage[fmt.Sprint("bit ", i)] = func() []byte {
+			b := slices.Clone(good)
+			b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8)
+			return b
+		}
+		damage[fmt.Sprint("cut ", i)] = func() []byte { return good[:rnd.IntN(len(good))] }
+	}
+	for name, change := range damage {
+		st := st.Clone()
+		os.RemoveAll(cache)
+		if b := change(); b != nil {
+			write(t, file[0], b)
+		}
+		// And while it is in use.
+		o.Progress = &hook{start: func(string) { os.Truncate(file[0], 100) }}
+		res := run(t, open(t, st, access), o)
+		if at(t, st, res.Snapshot, src) != root || res.CacheErr != nil {
+			t.Errorf("%s: another tree, %v", name, res.CacheErr)
+		}
+		if s := res.Stats; s.Files != uint64(len(want)) || s.BytesNew > 4096 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	// The cache of another snapshot, under this one's name, is other trees of the same key: only equal pages are taken from it.
+	os.RemoveAll(cache)
+	write(t, filepath.Join(src, "many/x"), random(99, 350))
+	want[filepath.Join(src, "many/x")] = string(random(99, 350))
+	second := run(t, open(t, st, access), o)
+	file, _ = filepath.Glob(cache + "/trees/*")
+	write(t, file[0], good)
+	third := run(t, open(t, st, access), o)
+	if at(t, st, third.Snapshot, src) != at(t, st, second.Snapshot, src) {
+		t.Error("a swapped cache made another tree")
+	}
+	compare(t, tree(t, st, third.Snapshot), want)
+	// A cache that cannot be written is no reason to fail.
+	os.RemoveAll(cache)
+	write(t, cache, []byte("a file"))
+	if res := run(t, open(t, st, access), o); res.CacheErr == nil || res.Snapshot == nil {
+		t.Error("no error for the cache")
+	}
+}
+
+// With the passphrase the parent is read from the repository.
+func TestParentFromRepository(t *testing.T) {
+	src := t.TempDir()
+	want := variety(t, src)
+	st, c := newRepo(t)
+	o := backup.Options{Sources: []string{src}, Type: snapshot.Incremental}
+	run(t, open(t, st, repo.Access{Credential: c}), o)
+	if res := run(t, open(t, st, repo.Access{Credential: c}), o); res.Stats.Unmodified != 0 || res.Stats.BytesNew > 4096 {
+		t.Errorf("without cache and passphrase: %+v", res.Stats)
+	}
+	res := run(t, open(t, st, repo.Access{Credential: c, Passphrase: []byte(passphrase)}), o)
+	if res.Stats.Unmodified != uint64(len(want)) || res.Stats.BytesRead != 0 {
+		t.Errorf("with the passphrase: %+v", res.Stats)
+	}
+	compare(t, tree(t, st, res.Snapshot), want)
+}
+
+// Blobs that are gone from the repository are stored again, though the cache still knows them.
+func TestLostBlobs(t *testing.T) {
+	src, cache := t.TempDir(), t.TempDir()
+	want := variety(t, src)
+	sparse(t, filepath.Join(src, "holes"), 1100)
+	want[filepath.Join(src, "holes")] = string(read(t, filepath.Join(src, "holes")))
+	st, c := newRepo(t)
+	o := backup.Options{Sources: []string{src}, CacheDir: cache, Type: snapshot.Incremental}
+	run(t, open(t, st, repo.Access{Credential: c}), o)
+	for _, prefix := range []string{"packs/", "meta/"} {
+		st := st.Clone()
+		drop(t, st, prefix, "index/")
+		res := run(t, open(t, st, repo.Access{Credential: c}), o)
+		if prefix == "packs/" && res.Stats.BytesRead == 0 {
+			t.Error("nothing was read again")
+		}
+		compare(t, tree(t, st, res.Snapshot), want)
+	}
+}
+
+func drop(t *testing.T, st *mem.Store, prefixes ...string) {
+	t.Helper()
+	var names []string
+	for _, p := range prefixes {
+		for info, err := range backends.Storage(st).List(t.Context(), p) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, info.Name)
+		}
+	}
+	for _, n := range names {
+		if err := st.Delete(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// sparse makes a file of n stretches of one data and one missing block, with a hole at both ends.
+func sparse(t *testing.T, path string, n int) {
+	t.Helper()
+	const block = 4096
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range n {
+		if _, err := f.WriteAt(random(byte(i), block), int64(2*i+1)*block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(int64(2*n+1) * block); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Everything a node can hold comes into the tree, also by the way of an incremental backup.
+func TestNodes(t *testing.T) {
+	for _, base := range []string{"/dev/shm", "/var/tmp"} {
+		t.Run(base, func(t *testing.T) {
+			src, err := os.MkdirTemp(base, "packhold-test")
+			if err != nil {
+				t.Skip(err)
+			}
+			defer os.RemoveAll(src)
+			testNodes(t, src)
+		})
+	}
+}
+
+func testNodes(t *testing.T, src string) {
+	in := func(name string) string { return filepath.Join(src, name) }
+	names := []string{"new\nline", "\x1b[31m", "\xff\xfe", "-rf", "trailing ", " ", "é", "e\u0301", strings.Repeat("n", 255), "\\", "*", "C:"}
+	for _, n := range names {
+		write(t, in(n), []byte(n))
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(syscall.Mkfifo(in("fifo"), 0o640))
+	must(os.Symlink("any \xff target\n", in("link")))
+	write(t, in("h/one"), random(1, 9000))
+	must(os.Link(in("h/one"), in("two")))
+	must(os.Mkdir(in("emptydir"), 0o711))
+	must(os.Chmod(in("two"), 0o4751))
+	sparse(t, in("small-sparse"), 3)
+	sparse(t, in("many-extents"), 1100)
+	write(t, in("only-hole"), nil)
+	must(os.Truncate(in("only-hole"), 5<<20))
+	write(t, in("zeros"), make([]byte, 300_000))
+	special := syscall.Mknod(in("null"), syscall.S_IFCHR|0o600, 1<<8|3) == nil
+	var big []byte
+	for _, size := range []int{60_000, 3000} { // ext4 holds less than a page
+		if big = random(7, size); setXAttr(in("two"), "user.big", big) == nil {
+			break
+		}
+		big = nil
+	}
+	st, c := newRepo(t)
+	o := backup.Options{Sources: []string{src}, CacheDir: t.TempDir(), ATime: true}
+	first := run(t, open(t, st, repo.Access{Credential: c}), o)
+	if len(first.Skipped) > 0 {
+		t.Errorf("skipped %v", first.Skipped)
+	}
+	o.ATime = false
+	o.Type = snapshot.Full
+	full := run(t, open(t, st, repo.Access{Credential: c}), o)
+	o.Type = snapshot.Incremental
+	again := run(t, open(t, st, repo.Access{Credential: c}), o)
+	if again.Stats.Unmodified != again.Stats.Files {
+		t.Errorf("again: %+v", again.Stats)
+	}
+	if at(t, st, again.Snapshot, src) != at(t, st, full.Snapshot, src) {
+		t.Error("incremental and full differ")
+	}
+	_, d := getter(t, st)
+	nodes := map[string]*snapshot.Node{}
+	for e, err := range snapshot.Walk(t.Context(), d, again.Snapshot.Root, snapshot.WalkOptions{}) {
+		must(err)
+		if p, ok := strings.CutPrefix("/"+e.Path, src+"/"); ok {
+			nodes[p] = e.Node.Clone()
+		}
+	}
+	for _, n := range names {
+		if nodes[n] == nil || string(nodes[n].Inline) != n {
+			t.Errorf("%q: %+v", n, nodes[n])
+		}
+	}
+	if n := nodes["fifo"]; n == nil || n.Type != snapshot.FIFO || n.Mode != 0o640 {
+		t.Errorf("fifo: %+v", n)
+	}
+	if n := nodes["link"]; n == nil || n.Type != snapshot.Symlink || n.Target != "any \xff target\n" {
+		t.Errorf("link: %+v", n)
+	}
+	if n := nodes["emptydir"]; n == nil || n.Type != snapshot.Dir || n.Mode != 0o711 {
+		t.Errorf("emptydir: %+v", n)
+	}
+	one, two := nodes["h/one"], nodes["two"]
+	if one.Inode != two.Inode || one.Device != two.Device || one.Links != 2 || two.Mode != 0o4751 || !slices.Equal(one.Extents, two.Extents) {
+		t.Errorf("hard links: %+v and %+v", one, two)
+	}
+	if special {
+		if n := nodes["null"]; n == nil || n.Type != snapshot.CharDevice || n.Rdev != 1<<32|3 {
+			t.Errorf("null: %+v", n)
+		}
+	}
+	if big != nil {
+		attrs, err := snapshot.XAttrs(t.Context(), d, one)
+		must(err)
+		if i := slices.IndexFunc(attrs, func(x snapshot.XAttr) bool { return x.Name == "user.big" }); i < 0 || !bytes.Equal(attrs[i].Value, big) {
+			t.Errorf("%d attributes, the big one is missing or other", len(attrs))
+		}
+		if inBlob := one.XAttrBlob != (crypt.ID{}); inBlob != (len(big) > 4096) {
+			t.Errorf("attributes of %d bytes in a blob: %v", len(big), inBlob)
+		}
+	}
+	kinds := func(name string) (holes, zeros, data int) {
+		for x, err := range snapshot.EachExtent(t.Context(), d, nodes[name]) {
+			must(err)
+			switch x.Kind {
+			case snapshot.Hole:
+				holes++
+			case snapshot.Zeros:
+				zeros++
+			default:
+				data++
+			}
+		}
+		return
+	}
+	for name, want := range map[string][3]int{"small-sparse": {4, 0, 3}, "many-extents": {1101, 0, 1100}, "only-hole": {1, 0, 0}, "zeros": {0, 1, 1}} {
+		h, z, n := kinds(name)
+		if [3]int{h, z, n} != want {
+			t.Errorf("%s: %d holes, %d zeros, %d data, want %v", name, h, z, n, want)
+		}
+	}
+	if len(nodes["many-extents"].ExtentBlobs) == 0 {
+		t.Error("many extents are not in blobs")
+	}
+	_, d2 := getter(t, st)
+	for _, name := range []string{"small-sparse", "many-extents", "only-hole", "zeros"} {
+		if !bytes.Equal(content(t, d2, nodes[name]), read(t, in(name))) {
+			t.Errorf("%s differs", name)
+		}
+	}
+}
