@@ -38,8 +38,8 @@ func NewRepoID() (id RepoID) {
 func (r *Root) Public() ed25519.PublicKey { return r.key.Public().(ed25519.PublicKey) }
 
 // Sign wraps body in a Signed by the root.
-func (r *Root) Sign(t Type, about Subject, body []byte) []byte {
-	return SignBody(r.key, HostID{}, t, r.Repo, about, body)
+func (r *Root) Sign(t Type, about string, body []byte) []byte {
+	return canon.Marshal(Signed{Body: body, Sig: Sign(r.key, t, r.Repo, about, body)})
 }
 
 // Bundle is the secrets of a repository as one key slot's holder gets them. A reader's bundle has no Root.
@@ -105,7 +105,7 @@ func bundleInfo(repo RepoID, slot SlotID, generation uint64) []byte {
 
 // sealSigned is what bundles and grants share: header | HPKE enc | nonce | padded Signed | tag. The header is part of the
 // HPKE info, so it is authenticated, and its salt keeps a cloned machine from using one key for two plaintexts.
-func (r *Root) sealSigned(pub hpke.PublicKey, h Header, info []byte, about Subject, body []byte) ([]byte, error) {
+func (r *Root) sealSigned(pub hpke.PublicKey, h Header, info []byte, about string, body []byte) ([]byte, error) {
 	signed := r.Sign(h.Type, about, body)
 	if paddedSize(h.Type, len(signed)+4) > 1<<20 {
 		return nil, fmt.Errorf("%d bytes, the limit is %d", len(signed), 1<<20-4)
@@ -152,7 +152,7 @@ func (r *Root) SealBundle(pub hpke.PublicKey, b *Bundle) ([]byte, error) {
 		}
 		f.Identity = id
 	}
-	object, err := r.sealSigned(pub, Header{Type: TypeBundle}, bundleInfo(r.Repo, b.Slot, b.Generation), Subject(b.Slot.String()), canon.Marshal(f))
+	object, err := r.sealSigned(pub, Header{Type: TypeBundle}, bundleInfo(r.Repo, b.Slot, b.Generation), b.Slot.String(), canon.Marshal(f))
 	if err != nil {
 		return fail(err)
 	}
@@ -182,7 +182,7 @@ func openSigned(priv hpke.PrivateKey, root ed25519.PublicKey, repo RepoID, t Typ
 	if s.Signer != (HostID{}) {
 		return nil, ErrSignature
 	}
-	return s.Body, Verify(root, t, repo, about, s.Body, s.Sig)
+	return s.Body, Verify(root, t, repo, about, s)
 }
 
 // OpenBundle opens a bundle of the given generation. One that the slot's root did not sign is refused before use with
@@ -262,7 +262,7 @@ func (r *Root) SealGrant(c *Certificate, g *Grant) ([]byte, error) {
 		return nil, fmt.Errorf("sealing grant: no write secret of epoch %d", g.Epoch)
 	}
 	f := grantForm{Epoch: g.Epoch, Host: c.Host, Writes: writeForms(g.Writes), Chunker: g.Chunker}
-	object, err := r.sealSigned(pub, Header{Type: TypeGrant, Epoch: g.Epoch}, grantInfo(r.Repo, c.Host, g.Epoch), Subject(c.Host.String()), canon.Marshal(f))
+	object, err := r.sealSigned(pub, Header{Type: TypeGrant, Epoch: g.Epoch}, grantInfo(r.Repo, c.Host, g.Epoch), c.Host.String(), canon.Marshal(f))
 	if err != nil {
 		return nil, fmt.Errorf("sealing grant: %w", err)
 	}

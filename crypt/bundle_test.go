@@ -140,7 +140,7 @@ func TestBundleRefused(t *testing.T) {
 
 	// What only somebody who holds the root's or a slot's secrets can make.
 	r, info := testRoot(), bundleInfo(testRepo, SlotID{1}, 4)
-	seal := func(h Header, about Subject, body []byte) []byte {
+	seal := func(h Header, about string, body []byte) []byte {
 		b, err := r.sealSigned(o.Private.PublicKey(), h, info, about, body)
 		if err != nil {
 			t.Fatal(err)
@@ -148,11 +148,11 @@ func TestBundleRefused(t *testing.T) {
 		return b
 	}
 	good := bundleForm{Generation: 4, Slot: SlotID{1}, Writes: []writeForm{{1, testW}}}
-	about := Subject(SlotID{1}.String())
+	about := SlotID{1}.String()
 	if _, err := o.OpenBundle(4, seal(Header{Type: TypeBundle}, about, canon.Marshal(good))); err != nil {
 		t.Fatal(err)
 	}
-	refused("signed for another slot", o, 4, seal(Header{Type: TypeBundle}, Subject(SlotID{2}.String()), canon.Marshal(good)), ErrSignature)
+	refused("signed for another slot", o, 4, seal(Header{Type: TypeBundle}, SlotID{2}.String(), canon.Marshal(good)), ErrSignature)
 	refused("header of a grant", o, 4, seal(Header{Type: TypeGrant}, about, canon.Marshal(good)), ErrOpen)
 	refused("header with a variant", o, 4, seal(Header{Type: TypeBundle, Variant: 1}, about, canon.Marshal(good)), ErrOpen)
 	refused("no CBOR", o, 4, seal(Header{Type: TypeBundle}, about, []byte("body")), ErrOpen)
@@ -239,7 +239,7 @@ func TestGrant(t *testing.T) {
 		"missing epoch": {Epoch: 9, Host: id.Host, Writes: []writeForm{{8, testW}}},
 		"double epoch":  {Epoch: 9, Host: id.Host, Writes: []writeForm{{9, testW}, {9, testW}}},
 	} {
-		b, err := r.sealSigned(id.HPKE.PublicKey(), Header{Type: TypeGrant, Epoch: 9}, grantInfo(testRepo, id.Host, 9), Subject(id.Host.String()), canon.Marshal(f))
+		b, err := r.sealSigned(id.HPKE.PublicKey(), Header{Type: TypeGrant, Epoch: 9}, grantInfo(testRepo, id.Host, 9), id.Host.String(), canon.Marshal(f))
 		if err != nil {
 			t.Fatal(err)
 		}

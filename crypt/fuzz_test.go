@@ -67,7 +67,7 @@ func FuzzCertificate(f *testing.F) {
 func FuzzSigned(f *testing.F) {
 	trust := testTrust(f, RoleWriter, 1)
 	id := testIdentity(f, 1)
-	f.Add(SignBody(id.Sign, id.Host, TypeLease, testRepo, "name", []byte("body")))
+	f.Add(id.SignBody(TypeLease, testRepo, "name", []byte("body")))
 	f.Add(testRoot().Sign(TypeLease, "name", []byte("body")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := ParseSigned(b); err == nil && trust.Check(TypeLease, "name", s) == nil && string(s.Body) != "body" {

@@ -128,5 +128,5 @@ func testSlot(t testing.TB, r *Root, change func(*slotForm)) []byte {
 	change(&s.form)
 	h := Header{Type: TypeKeySlot}
 	copy(h.Salt[:], s.form.Salt)
-	return append(h.Append(nil), r.Sign(TypeKeySlot, Subject(s.form.ID.String()), canon.Marshal(s.form))...)
+	return append(h.Append(nil), r.Sign(TypeKeySlot, s.form.ID.String(), canon.Marshal(s.form))...)
 }

@@ -172,8 +172,8 @@ func Sign(key ed25519.PrivateKey, t Type, repo RepoID, subject string, body []by
 }
 
 // Verify checks what Sign made. A failure matches ErrSignature.
-func Verify(key ed25519.PublicKey, t Type, repo RepoID, subject string, body, sig []byte) error {
-	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, signInput(t, repo, subject, body), sig) {
+func Verify(key ed25519.PublicKey, t Type, repo RepoID, subject string, s *Signed) error {
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, signInput(t, repo, subject, s.Body), s.Sig) {
 		return fmt.Errorf("verifying %v %s: %w", t, subject, ErrSignature)
 	}
 	return nil
@@ -187,13 +187,10 @@ type Signed struct {
 	Sig    []byte
 }
 
-// SignBody wraps body in a Signed and encodes it. A zero signer means that key is the root's.
-func SignBody(key ed25519.PrivateKey, signer HostID, t Type, repo RepoID, about Subject, body []byte) []byte {
-	return canon.Marshal(Signed{Body: body, Signer: signer, Sig: Sign(key, t, repo, string(about), body)})
+// SignBody wraps body in a Signed by id, as an object of type t about subject, and encodes it.
+func (id *Identity) SignBody(t Type, repo RepoID, subject string, body []byte) []byte {
+	return canon.Marshal(Signed{Body: body, Signer: id.Host, Sig: Sign(id.Sign, t, repo, subject, body)})
 }
-
-// Subject is what a signature is about: a name, a session, or nothing.
-type Subject string
 
 // ParseSigned is the inverse of SignBody. It checks the form only; Trust checks the signature.
 func ParseSigned(b []byte) (*Signed, error) {
@@ -285,11 +282,11 @@ func (t *Trust) Check(typ Type, subject string, s *Signed) error {
 // CheckDetached is Check for a signature that stands apart from its body.
 func (t *Trust) CheckDetached(typ Type, subject string, signer HostID, body, sig []byte) error {
 	if signer == (HostID{}) {
-		return Verify(t.Root, typ, t.Repo, subject, body, sig)
+		return Verify(t.Root, typ, t.Repo, subject, &Signed{Body: body, Sig: sig})
 	}
 	may := signers(typ)
 	for _, c := range t.hosts[signer] {
-		if c.Roles&may != 0 && Verify(c.Sign, typ, t.Repo, subject, body, sig) == nil {
+		if c.Roles&may != 0 && Verify(c.Sign, typ, t.Repo, subject, &Signed{Body: body, Sig: sig}) == nil {
 			return nil
 		}
 	}

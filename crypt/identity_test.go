@@ -97,7 +97,7 @@ func TestCertificateFlips(t *testing.T) {
 		_, err = ParseCertificate(s.Body)
 		return err
 	}
-	b := r.Sign(TypeHost, Subject(c.Host.String()), c.Bytes())
+	b := r.Sign(TypeHost, c.Host.String(), c.Bytes())
 	if err := check(b); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestRoles(t *testing.T) {
 			role := Role(1) << bit
 			trust := &Trust{Repo: testRepo, Root: root.Public()}
 			trust.Add(id.Certificate("host", role, 1, time.Time{}))
-			s, err := ParseSigned(SignBody(id.Sign, id.Host, typ, testRepo, "name", []byte("body")))
+			s, err := ParseSigned(id.SignBody(typ, testRepo, "name", []byte("body")))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +171,7 @@ func TestSignatureRefused(t *testing.T) {
 		"other repository": (&Trust{Root: root.Public(), hosts: trust.hosts}).CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig),
 		"nobody trusted":   (&Trust{}).CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig),
 		"no root":          (&Trust{}).CheckDetached(TypeLease, "name", HostID{}, []byte("body"), sig),
-		"no key":           Verify(nil, TypeLease, testRepo, "name", []byte("body"), sig),
+		"no key":           Verify(nil, TypeLease, testRepo, "name", &Signed{Body: []byte("body"), Sig: sig}),
 	} {
 		if !errors.Is(err, ErrSignature) {
 			t.Errorf("%s: %v", what, err)
@@ -186,7 +186,7 @@ func TestSignatureRefused(t *testing.T) {
 	for _, from := range allTypes() {
 		sig := Sign(root.key, from, testRepo, "name", []byte("body"))
 		for _, to := range allTypes() {
-			if err := Verify(root.Public(), to, testRepo, "name", []byte("body"), sig); (err == nil) != (from == to) {
+			if err := Verify(root.Public(), to, testRepo, "name", &Signed{Body: []byte("body"), Sig: sig}); (err == nil) != (from == to) {
 				t.Errorf("%v as %v: %v", from, to, err)
 			}
 		}
@@ -213,7 +213,7 @@ func TestSignInput(t *testing.T) {
 }
 
 func TestSigned(t *testing.T) {
-	b := SignBody(testIdentity(t, 1).Sign, HostID{1}, TypeLease, testRepo, "name", nil)
+	b := (&Identity{Sign: testIdentity(t, 1).Sign, Host: HostID{1}}).SignBody(TypeLease, testRepo, "name", nil)
 	s, err := ParseSigned(b)
 	if err != nil || s.Signer != (HostID{1}) || len(s.Body) != 0 {
 		t.Fatal(s, err)

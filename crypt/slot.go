@@ -147,7 +147,7 @@ func (r *Root) NewSlot(passphrase []byte, iterations int, label string, w WriteS
 		return fail(err)
 	}
 	h := Header{Type: TypeKeySlot, Salt: salt}
-	object = append(h.Append(nil), SignBody(r.key, HostID{}, TypeKeySlot, r.Repo, Subject(f.ID.String()), canon.Marshal(f))...)
+	object = append(h.Append(nil), r.Sign(TypeKeySlot, f.ID.String(), canon.Marshal(f))...)
 	if slot, err = ParseSlot(object); err != nil {
 		return fail(err)
 	}
@@ -213,7 +213,7 @@ func (s *Slot) CheckSigned(root ed25519.PublicKey, repo RepoID) error {
 	if s.signed.Signer != (HostID{}) {
 		return fmt.Errorf("verifying key slot %v: %w", s.ID, ErrSignature)
 	}
-	return Verify(root, TypeKeySlot, repo, s.ID.String(), s.signed.Body, s.signed.Sig)
+	return Verify(root, TypeKeySlot, repo, s.ID.String(), &s.signed)
 }
 
 // Open opens the slot: ErrPassphrase for a wrong passphrase, ErrPolicy for parameters outside the bounds (told before

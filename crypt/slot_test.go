@@ -221,7 +221,7 @@ func TestSlotFlips(t *testing.T) {
 		if check(b) == nil {
 			t.Errorf("a slot with the header of a %v was accepted", typ)
 		}
-		if check(append(object[:HeaderSize:HeaderSize], r.Sign(typ, Subject(f.ID.String()), s.Body)...)) == nil {
+		if check(append(object[:HeaderSize:HeaderSize], r.Sign(typ, f.ID.String(), s.Body)...)) == nil {
 			t.Errorf("a slot signed as %v was accepted", typ)
 		}
 	}

@@ -187,7 +187,7 @@ func makeVectors(t *testing.T) *vectors {
 	s.Type, s.Subject, s.Body = "lease", id.String(), []byte("what is signed")
 	s.Input = signInput(TypeLease, testRepo, s.Subject, s.Body)
 	s.Sig = Sign(host.Sign, TypeLease, testRepo, s.Subject, s.Body)
-	s.Signed = SignBody(host.Sign, host.Host, TypeLease, testRepo, Subject(s.Subject), s.Body)
+	s.Signed = host.SignBody(TypeLease, testRepo, s.Subject, s.Body)
 
 	key, r, err := NewSession(testRepo, host, testReadKey(t, 7).Public())
 	v.Record.Record = must(r.Bytes(), err)
@@ -308,7 +308,7 @@ func TestVectors(t *testing.T) {
 	typ := typeNamed(t, v.Signature.Type)
 	equal("signature input", signInput(typ, repo, v.Signature.Subject, v.Signature.Body), nil, v.Signature.Input)
 	equal("signature", Sign(host.Sign, typ, repo, v.Signature.Subject, v.Signature.Body), nil, v.Signature.Sig)
-	equal("signed", SignBody(host.Sign, host.Host, typ, repo, Subject(v.Signature.Subject), v.Signature.Body), nil, v.Signature.Signed)
+	equal("signed", host.SignBody(typ, repo, v.Signature.Subject, v.Signature.Body), nil, v.Signature.Signed)
 
 	trust := &Trust{Repo: repo, Root: root.Public()}
 	c, err := ParseCertificate(v.Certificate)

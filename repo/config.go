@@ -119,7 +119,7 @@ func parseConfig(b []byte) (*Config, error) {
 		return nil, fmt.Errorf("profile %q: %w", c.Profile, crypt.ErrPolicy)
 	}
 	f.Signature = ""
-	if err := crypt.Verify(root, crypt.TypeConfig, c.ID, "config", f.bytes(), sig); err != nil {
+	if err := crypt.Verify(root, crypt.TypeConfig, c.ID, "config", &crypt.Signed{Body: f.bytes(), Sig: sig}); err != nil {
 		return nil, err
 	}
 	if err := c.Chunker.Validate(); err != nil {

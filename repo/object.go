@@ -131,14 +131,14 @@ func (r *Repo) sealSigned(t crypt.Type, name string, body []byte, asRoot bool) (
 	var signed []byte
 	switch {
 	case asRoot && r.keys.Admin != nil:
-		signed = r.keys.Admin.Sign(t, crypt.Subject(subject), body)
+		signed = r.keys.Admin.Sign(t, subject, body)
 	case asRoot:
 		return "", nil, ErrNeedAdmin
 	case r.keys.Identity == nil:
 		return "", nil, ErrNeedHost
 	default:
 		id := r.keys.Identity
-		signed = crypt.SignBody(id.Sign, id.Host, t, r.config.ID, crypt.Subject(subject), body)
+		signed = id.SignBody(t, r.config.ID, subject, body)
 	}
 	epoch := r.settings.WriteEpoch
 	w, ok := r.keys.Writes[epoch]

@@ -18,7 +18,7 @@ func (s *Succession) validate() error {
 }
 
 // successionSubject sets the new root's signature, which says that it takes over, apart from the old one's.
-const successionSubject crypt.Subject = "successor"
+const successionSubject = "successor"
 
 // sealSuccession makes roots/<sha256>: a header without epoch and salt, then in clear, because it is read before anything can be
 // opened, the Signed of the old root over a Succession that the new root signed.
@@ -59,8 +59,8 @@ func parseSuccession(repo crypt.RepoID, name string, object []byte) (*Succession
 	unsigned.Sig = nil
 	if signed.Signer != (crypt.HostID{}) {
 		err = crypt.ErrSignature
-	} else if err = crypt.Verify(s.Old, crypt.TypeRoots, repo, "", signed.Body, signed.Sig); err == nil {
-		err = crypt.Verify(s.New, crypt.TypeRoots, repo, string(successionSubject), canon.Marshal(unsigned), s.Sig)
+	} else if err = crypt.Verify(s.Old, crypt.TypeRoots, repo, "", signed); err == nil {
+		err = crypt.Verify(s.New, crypt.TypeRoots, repo, successionSubject, &crypt.Signed{Body: canon.Marshal(unsigned), Sig: s.Sig})
 	}
 	if err != nil {
 		return nil, tampered("reading", name, err)

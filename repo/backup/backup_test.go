@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +32,7 @@ var template = sync.OnceValues(func() (made, error) {
 		return made{}, err
 	}
 	c, err := repo.Init(context.Background(), s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 0, PackSize: repo.MinPackSize,
 		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
 	return made{s, c}, err
 })
@@ -64,10 +65,18 @@ func open(t *testing.T, s backends.Storage, a repo.Access) *repo.Repo {
 	return r
 }
 
+// readers holds a repository for every storage that a test has opened with the passphrase, which costs 0.1 s.
+var readers sync.Map
+
 // getter reads blobs with the passphrase.
 func getter(t *testing.T, s backends.Storage) (*repo.Repo, *repo.Reader) {
 	t.Helper()
-	r := open(t, s, repo.Access{Passphrase: []byte(passphrase)})
+	known, ok := readers.Load(s)
+	if !ok {
+		known = open(t, s, repo.Access{Passphrase: []byte(passphrase)})
+		readers.Store(s, known)
+	}
+	r := known.(*repo.Repo)
 	if err := r.LoadIndex(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -138,12 +147,9 @@ func write(t *testing.T, path string, data []byte) {
 }
 
 func random(seed byte, n int) []byte {
-	out := make([]byte, 0, n+32)
-	for i := 0; len(out) < n; i++ {
-		id := crypt.Sum([]byte{seed, byte(i), byte(i >> 8), byte(i >> 16)})
-		out = append(out, id[:]...)
-	}
-	return out[:n]
+	out := make([]byte, n)
+	rand.NewChaCha8([32]byte{seed}).Read(out)
+	return out
 }
 
 func run(t *testing.T, r *repo.Repo, o backup.Options) *backup.Result {

@@ -16,13 +16,14 @@ import (
 
 // dir is a directory being backed up. The task that lists it, and then the one that walks on, is its only user of what comes before mu.
 type dir struct {
-	up    *part // nil for the root
-	slot  int   // in up.nodes
-	path  string
-	depth int // names in path
-	dev   uint64
-	plan  *plan    // for a source or a directory above one
-	prev  crypt.ID // root page of the same directory in the parent; zero: none
+	up     *part // nil for the root
+	slot   int   // in up.nodes
+	name   string
+	depth  int // names in the path
+	length int // bytes of the path
+	dev    uint64
+	plan   *plan    // for a source or a directory above one
+	prev   crypt.ID // root page of the same directory in the parent; zero: none
 
 	h     *handle  // nil until it is open
 	names []string // not walked yet, ascending
@@ -34,6 +35,22 @@ type dir struct {
 	parked *walkTask  // waits until parts are written
 	by     *worker    // who holds mu: pages are stored with its tools
 	pages  *snapshot.DirWriter
+}
+
+// path returns the path of d, "" for the root. No directory keeps its own: those of a deep tree would need memory by the square of its depth.
+func (w *worker) path(d *dir) string {
+	if w.pathOf == d {
+		return w.pathText
+	}
+	b := make([]byte, d.length)
+	for at, end := d, d.length; at.up != nil; at = at.up.d {
+		end -= len(at.name)
+		copy(b[end:], at.name)
+		end--
+		b[end] = '/'
+	}
+	w.pathOf, w.pathText = d, string(b)
+	return w.pathText
 }
 
 // partSize is how many entries of a directory are walked together: enough to be worth a task, few enough that a huge directory keeps
@@ -84,7 +101,8 @@ func (h *handle) drop() {
 // child returns the directory whose node is p.nodes[i], which is pending from now on.
 func (w *worker) child(p *part, i int, dev uint64, prev *snapshot.Node) *dir {
 	p.pending.Add(1)
-	c := &dir{up: p, slot: i, path: p.d.path + "/" + p.nodes[i].Name, depth: p.d.depth + 1, dev: dev}
+	c := &dir{up: p, slot: i, name: p.nodes[i].Name, depth: p.d.depth + 1, dev: dev}
+	c.length = p.d.length + 1 + len(c.name)
 	if prev != nil && prev.Type == snapshot.Dir {
 		c.prev = prev.Subtree
 	}
@@ -116,7 +134,7 @@ func (t *listTask) do(w *worker) error {
 	}
 	if err != nil {
 		// What cannot be listed is in the snapshot as an empty directory, and in the list of skipped items.
-		w.e.skip(&SourceError{Path: cmp.Or(d.path, "/"), Err: plain(err)})
+		w.e.skip(&SourceError{Path: cmp.Or(w.path(d), "/"), Err: plain(err)})
 	} else if d.plan != nil {
 		w.e.sources.Add(1)
 	}
@@ -150,11 +168,11 @@ func (w *worker) list(d *dir) error {
 		return err
 	}
 	d.dev = st.Dev
-	if w.e.avoid[fileID{st.Dev, n.Inode}] || slices.Contains(w.e.o.Avoid, d.path) {
+	if w.e.avoid[fileID{st.Dev, n.Inode}] || n.Inode == 0 && slices.Contains(w.e.o.Avoid, w.path(d)) {
 		return nil
 	}
 	// A deeper tree could not be walked again.
-	if d.depth >= snapshot.MaxDepth || len(d.path) > snapshot.MaxPath-snapshot.MaxName {
+	if d.depth >= snapshot.MaxDepth || d.length > snapshot.MaxPath-snapshot.MaxName {
 		return fmt.Errorf("a path has more than %d names or %d bytes", snapshot.MaxDepth, snapshot.MaxPath-snapshot.MaxName)
 	}
 	d.names, err = d.h.Names(w.ctx)

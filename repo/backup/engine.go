@@ -213,6 +213,9 @@ type worker struct {
 	prev [partSize]*snapshot.Node // of the part at hand
 	free [][]snapshot.Node        // of partSize, all zero
 
+	pathOf   *dir // whose path pathText is
+	pathText string
+
 	owner  owner
 	device struct {
 		dev    uint64

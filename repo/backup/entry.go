@@ -18,7 +18,7 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 		return nil
 	}
 	if d.plan == nil || d.plan.source { // otherwise it is itself a source
-		if o.Exclude != nil && o.Exclude.match(d.path, name, n.Type == snapshot.Dir) ||
+		if o.Exclude != nil && o.Exclude.match(w.path(d), name, n.Type == snapshot.Dir) ||
 			o.LargerThan > 0 && n.Type == snapshot.File && n.Size > uint64(o.LargerThan) {
 			*n = snapshot.Node{}
 			return nil
@@ -48,7 +48,7 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 // lose leaves an entry out, and notes why.
 func (w *worker) lose(d *dir, n *snapshot.Node, name string, err error) {
 	*n = snapshot.Node{}
-	w.e.skip(&SourceError{Path: d.path + "/" + name, Err: plain(err)})
+	w.e.skip(&SourceError{Path: w.path(d) + "/" + name, Err: plain(err)})
 }
 
 var errVanished = errors.New("vanished before it was read")
@@ -91,7 +91,7 @@ func (w *worker) details(d *dir, n, prev *snapshot.Node) error {
 			w.lose(d, n, n.Name, err)
 			return nil
 		}
-		w.e.skip(&SourceError{Path: d.path + "/" + n.Name, Err: err})
+		w.e.skip(&SourceError{Path: w.path(d) + "/" + n.Name, Err: err})
 	}
 	return w.externXAttrs(d, n)
 }
@@ -114,7 +114,7 @@ func (w *worker) externXAttrs(d *dir, n *snapshot.Node) error {
 	b, err := snapshot.EncodeXAttrs(n.XAttrs)
 	n.XAttrs = nil
 	if err != nil {
-		w.e.skip(&SourceError{Path: d.path + "/" + n.Name, Err: err})
+		w.e.skip(&SourceError{Path: w.path(d) + "/" + n.Name, Err: err})
 		return nil
 	}
 	n.XAttrBlob, err = w.putTree(b)
@@ -161,7 +161,7 @@ func (w *worker) file(p *part, i int, prev *snapshot.Node) error {
 		w.unread(p.d, n, had)
 		return nil
 	}
-	e.o.Progress.Start(p.d.path + "/" + n.Name)
+	e.o.Progress.Start(w.path(p.d) + "/" + n.Name)
 	switch {
 	case e.o.DryRun:
 		w.stats.BytesRead += n.Size

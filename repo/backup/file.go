@@ -48,7 +48,7 @@ func (w *worker) small(p *part, i int, had verdict) error {
 		return err
 	}
 	if problem != nil {
-		w.e.skip(&SourceError{Path: d.path + "/" + name, Err: problem})
+		w.e.skip(&SourceError{Path: w.path(d) + "/" + name, Err: problem})
 	} else {
 		w.e.links.put(n)
 	}

@@ -84,7 +84,7 @@ func mutate(t *testing.T, rnd *rand.Rand, dir string, n int) {
 
 // Whatever happened, an incremental backup is the tree that a full one is, and both are what is on disk.
 func TestIncrementalIsFull(t *testing.T) {
-	for range 6 {
+	for range 4 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
@@ -260,7 +260,7 @@ func TestCacheDamage(t *testing.T) {
 		"zeros":   func() []byte { return make([]byte, len(good)) },
 		"doubled": func() []byte { return append(slices.Clone(good), good...) },
 	}
-	for i := range 8 {
+	for i := range 4 {
 		damage[fmt.Sprint("bit ", i)] = func() []byte {
 			b := slices.Clone(good)
 			b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8)
@@ -418,7 +418,7 @@ func testNodes(t *testing.T, src string) {
 	write(t, in("h/one"), random(1, 9000))
 	must(os.Link(in("h/one"), in("two")))
 	must(os.Mkdir(in("emptydir"), 0o711))
-	must(os.Chmod(in("two"), 0o4751))
+	must(os.Chmod(in("two"), os.ModeSetuid|0o751))
 	sparse(t, in("small-sparse"), 3)
 	sparse(t, in("many-extents"), 1100)
 	write(t, in("only-hole"), nil)
@@ -458,7 +458,7 @@ func testNodes(t *testing.T, src string) {
 		}
 	}
 	for _, n := range names {
-		if nodes[n] == nil || string(nodes[n].Inline) != n {
+		if nodes[n] == nil || nodes[n].Size != uint64(len(n)) || len(n) < 128 && string(nodes[n].Inline) != n {
 			t.Errorf("%q: %+v", n, nodes[n])
 		}
 	}
@@ -473,7 +473,7 @@ func testNodes(t *testing.T, src string) {
 	}
 	one, two := nodes["h/one"], nodes["two"]
 	if one.Inode != two.Inode || one.Device != two.Device || one.Links != 2 || two.Mode != 0o4751 || !slices.Equal(one.Extents, two.Extents) {
-		t.Errorf("hard links: %+v and %+v", one, two)
+		t.Errorf("hard links: inodes %d and %d, devices %d and %d, %d links, mode %o", one.Inode, two.Inode, one.Device, two.Device, one.Links, two.Mode)
 	}
 	if special {
 		if n := nodes["null"]; n == nil || n.Type != snapshot.CharDevice || n.Rdev != 1<<32|3 {

@@ -175,7 +175,7 @@ func (w *worker) readOne(s *chunk.Splitter, f *largeFile) (*SourceError, error) 
 		problem = srcErr
 	}
 	if problem != nil {
-		return &SourceError{Path: d.path + "/" + name, Err: problem}, nil
+		return &SourceError{Path: w.path(d) + "/" + name, Err: problem}, nil
 	}
 	return nil, nil
 }

@@ -6,8 +6,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"packhold/backends/mem"
+	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/backup"
 	"packhold/repo/snapshot"
@@ -36,11 +39,29 @@ func paths(t *testing.T, s *repo.Reader, snap *repo.Snapshot, dir string) []stri
 // saved backs o up and lists what is below dir.
 func saved(t *testing.T, o backup.Options, dir string) []string {
 	t.Helper()
-	st, c := newRepo(t)
+	st, c := shared(t)
 	res := run(t, open(t, st, repo.Access{Credential: c}), o)
 	_, d := getter(t, st)
 	return paths(t, d, res.Snapshot, dir)
 }
+
+// shared returns a repository that the tests of one binary share, where what it holds already is of no matter.
+func shared(t *testing.T) (*mem.Store, *crypt.Credential) {
+	t.Helper()
+	m, err := common()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.store, m.c
+}
+
+var common = sync.OnceValues(func() (made, error) {
+	m, err := template()
+	if err == nil {
+		m.store = m.store.Clone()
+	}
+	return m, err
+})
 
 func TestExclude(t *testing.T) {
 	src := t.TempDir()
@@ -147,7 +168,7 @@ func TestSources(t *testing.T) {
 		for _, s := range strings.Fields(test.sources) {
 			o.Sources = append(o.Sources, filepath.Join(src, s))
 		}
-		st, c := newRepo(t)
+		st, c := shared(t)
 		p := &hook{}
 		o.Progress = p
 		res := run(t, open(t, st, repo.Access{Credential: c}), o)
@@ -161,7 +182,8 @@ func TestSources(t *testing.T) {
 		if len(res.Skipped) != test.skipped || len(p.skipped) != test.skipped {
 			t.Errorf("%s: skipped %v", test.sources, res.Skipped)
 		}
-		body, err := open(t, st, repo.Access{Passphrase: []byte(passphrase)}).OpenBody(res.Snapshot)
+		r, _ := getter(t, st)
+		body, err := r.OpenBody(res.Snapshot)
 		if err != nil || len(body.Skipped) != test.skipped {
 			t.Errorf("%s: the snapshot says %v, %v", test.sources, body, err)
 		}
@@ -232,7 +254,7 @@ func TestChangedWhileRead(t *testing.T) {
 		path := filepath.Join(src, "f")
 		write(t, path, random(1, test.size))
 		write(t, filepath.Join(src, "rest/g"), []byte("rest"))
-		st, c := newRepo(t)
+		st, c := shared(t)
 		p := &hook{start: func(name string) {
 			if name == path {
 				if err := test.do(path); err != nil {
@@ -262,8 +284,8 @@ func TestChangedWhileRead(t *testing.T) {
 func TestChangedAfterOpen(t *testing.T) {
 	src := t.TempDir()
 	path := filepath.Join(src, "f")
-	data := random(1, 40<<20)
-	for _, to := range []int64{1 << 20, 50 << 20} {
+	data := random(1, 32<<20)
+	for _, to := range []int64{1 << 20, 36 << 20} {
 		write(t, path, data)
 		st, c := newRepo(t)
 		var did bool

@@ -576,7 +576,7 @@ func (p *planner) counted(it *item) {
 	case it.how == metadata:
 		e.n.kept.Add(1)
 	default:
-		e.made1(it, it.node, 0)
+		e.restored(it, it.node, 0)
 	}
 	if it.group != nil {
 		it.group.end(e.failure(it))

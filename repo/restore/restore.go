@@ -4,7 +4,7 @@
 // 65,536 blob references. Within a window the references are sorted by pack and offset, neighbouring ones become one range, each
 // range is fetched once and each blob opened once, and its bytes go to every place that wants them. Workers take the ranges;
 // while they do, the planner fills the next window. At most three windows exist, so memory does not grow with the tree: about
-// 60 MiB, and one range of 4 MiB (16 MiB for the largest blobs) with its plaintext per worker. What a window shares with
+// 30 MiB, and one range of 4 MiB (16 MiB for the largest blobs) with its plaintext per worker. What a window shares with
 // another one is fetched again. Only files with several names cost memory for as long as names are missing: about 200 bytes each.
 //
 // Nothing is written through a path. Everything goes through handles of directories below the destination, and no symbolic link

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -354,7 +355,7 @@ func (w *worker) make(it *item, n *snapshot.Node, plain []byte) error {
 			return perr
 		}
 		p.finished(it)
-		e.made1(it, n, 0)
+		e.restored(it, n, 0)
 		e.attributes(it, n, err)
 		return nil
 	}
@@ -393,7 +394,7 @@ func (w *worker) make(it *item, n *snapshot.Node, plain []byte) error {
 			}
 		}
 	}
-	e.made1(it, n, len(plain))
+	e.restored(it, n, len(plain))
 	e.attributes(it, n, attrs)
 	return nil
 }
@@ -446,11 +447,11 @@ func (e *engine) attributes(it *item, n *snapshot.Node, err error) {
 
 var (
 	errAttributesLost = fmt.Errorf("%w: its extended attributes cannot be read", repo.ErrDamaged)
-	errStreams        = fmt.Errorf("its named streams are not restored")
+	errStreams        = errors.New("its named streams are not restored")
 )
 
-// made1 counts an entry that has its final name.
-func (e *engine) made1(it *item, n *snapshot.Node, written int) {
+// restored counts an entry that has its final name.
+func (e *engine) restored(it *item, n *snapshot.Node, written int) {
 	switch n.Type {
 	case snapshot.File:
 		e.n.files.Add(1)

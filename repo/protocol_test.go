@@ -1,0 +1,983 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/backends/fault"
+	"packhold/backends/mem"
+	"packhold/crypt"
+	"packhold/crypt/canon"
+	"packhold/index"
+	"packhold/repo/snapshot"
+)
+
+// enroll makes a host with the given roles and opens the repository as it.
+func enroll(t testing.TB, s backends.Storage, name string, roles crypt.Role, domain string) *Repo {
+	t.Helper()
+	a := admin(t, s)
+	id, err := crypt.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := id.Certificate(name, roles, 1, time.Unix(1e9, 0))
+	cert.Domain = domain
+	full, object, err := a.sealSigned(crypt.TypeHost, fmt.Sprintf("hosts/%v/1-", id.Host), cert.Bytes(), true)
+	if err == nil {
+		err = a.put(t.Context(), full, object, backends.PutOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := *baseCredential
+	c.Identity = id
+	return openWriter(t, s, &c)
+}
+
+// put seals body as r's host or the root, and stores it.
+func put(t testing.TB, r *Repo, typ crypt.Type, name string, body any, asRoot bool) string {
+	t.Helper()
+	full, object, err := r.sealSigned(typ, name, canon.Marshal(body), asRoot)
+	if err == nil {
+		err = r.put(t.Context(), full, object, backends.PutOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return full
+}
+
+// nextSettings stores a new generation.
+func nextSettings(t testing.TB, s backends.Storage, change func(*Settings)) {
+	t.Helper()
+	a := admin(t, s)
+	next := *a.settings
+	b, err := Fetch(t.Context(), s, settingsName(next.Generation))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := crypt.Sum(b)
+	next.Generation, next.Previous = next.Generation+1, sum[:]
+	change(&next)
+	put(t, a, crypt.TypeSettings, settingsName(next.Generation), next, true)
+}
+
+func refsOf(t testing.TB, s backends.Storage, prefixes ...string) (refs []PackRef) {
+	t.Helper()
+	for _, prefix := range prefixes {
+		for name := range allNames(t, s, prefix) {
+			id, tree, inc, err := parsePackName(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refs = append(refs, PackRef{Name: id, Tree: tree, Incarnation: inc})
+		}
+	}
+	slices.SortFunc(refs, PackRef.compare)
+	return refs
+}
+
+// problemsWith returns the problems of objects under prefix, which must all match want.
+func problemsWith(t testing.TB, r *Repo, prefix string, want error) int {
+	t.Helper()
+	n := 0
+	for _, p := range r.Problems() {
+		if strings.HasPrefix(p.Object, prefix) {
+			n++
+			if !errors.Is(p.Err, want) {
+				t.Errorf("%v, want %v", p, want)
+			}
+		}
+	}
+	return n
+}
+
+// TestFencedRepo goes on with the Repo of a fenced, of a failed and of a closed session: none may believe what those claimed.
+func TestFencedRepo(t *testing.T) {
+	st, c := newTestRepo(t)
+	blobs := randomBlobs(3, 5000)
+	r := openWriter(t, st, c)
+	for _, how := range []string{"fenced", "closed"} {
+		s, err := r.Begin(t.Context(), SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Begin(t.Context(), SessionOptions{}); !errors.Is(err, errActive) {
+			t.Errorf("a second session of one Repo: %v", err)
+		}
+		w, err := s.NewWorker()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if how == "fenced" {
+			if err := r.putVoid(t.Context(), s.ID, s.nonce); err != nil {
+				t.Fatal(err)
+			}
+			root, _, err := w.StoreTree([]byte("page"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Commit(t.Context(), record(root), &snapshot.Body{}, nil); !errors.Is(err, ErrFenced) {
+				t.Errorf("commit of a void session: %v", err)
+			}
+		}
+		for _, b := range blobs { // stays in the open pack
+			if _, _, err := w.Store(b); err != nil && how == "closed" {
+				t.Fatal(err)
+			}
+		}
+		s.Close(t.Context())
+		if _, err := s.Commit(t.Context(), record(crypt.ID{1}), &snapshot.Body{}, nil); err == nil {
+			t.Error("a closed session commits")
+		}
+	}
+	store(t, r, blobs...)
+	readAll(t, st, blobs...)
+}
+
+// TestVMClone runs two copies of one session, as a machine that was cloned while it ran does.
+func TestVMClone(t *testing.T) {
+	st, c := newTestRepo(t)
+	r1, r2 := openWriter(t, st, c), openWriter(t, st, c)
+	s1, err := r1.Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s2, err := r2.Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s2.ID, s2.key, s2.record, s2.nonce = s1.ID, s1.key, s1.record, s1.nonce
+	commit := func(s *Session, page string) error {
+		w, err := s.NewWorker()
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, _, err := w.StoreTree([]byte(page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Commit(t.Context(), record(root), &snapshot.Body{}, nil)
+		return err
+	}
+	if err := s2.putLease(t.Context(), 0); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("the clone's lease: %v", err)
+	}
+	if err := commit(s2, "the clone's"); err != nil {
+		t.Errorf("first commit: %v", err)
+	}
+	if err := commit(s1, "the first's"); !errors.Is(err, ErrFenced) {
+		t.Errorf("second commit: %v", err)
+	}
+	s1.Close(t.Context())
+	s2.Close(t.Context())
+	store(t, r1, []byte("again"))
+	if all := snapshotsIn(t, st, c); len(all) != 2 {
+		t.Errorf("%d snapshots", len(all))
+	}
+	readAll(t, st, []byte("the clone's"), []byte("again"))
+}
+
+// TestConcurrentSessions runs sessions of two hosts, two each, over overlapping blobs.
+func TestConcurrentSessions(t *testing.T) {
+	st, c := newTestRepo(t)
+	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	blobs := randomBlobs(24, 100_000)
+	g, ctx := errgroup.WithContext(t.Context())
+	for i := range 4 {
+		r := openWriter(t, st, c)
+		if i%2 == 1 {
+			r.keys.Identity = other.keys.Identity
+		}
+		g.Go(func() error {
+			_, _, err := backup(ctx, r, blobs[4*i:4*i+12])
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	r := readAll(t, st, blobs...)
+	all, err := r.Snapshots(t.Context())
+	if err != nil || len(all) != 4 || len(r.Problems()) > 0 {
+		t.Errorf("%d snapshots, %v, %v", len(all), err, r.Problems())
+	}
+	// The next one joins the forks.
+	snap := store(t, openWriter(t, st, c))
+	if len(snap.Prev) == 0 || len(snap.Seen) == 0 {
+		t.Errorf("links: %d previous, %d seen", len(snap.Prev), len(snap.Seen))
+	}
+}
+
+func TestCommitRetry(t *testing.T) {
+	base, c := newTestRepo(t)
+	r := openWriter(t, base, c)
+	name, object, err := r.sealSigned(crypt.TypeLease, "leases/"+strings.Repeat("0", 32), []byte{0xa0}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second finds the first's bytes
+		if err := r.putExclusive(t.Context(), name, object); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := r.putExclusive(t.Context(), name, append(object, 0)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("other bytes: %v", err)
+	}
+}
+
+func TestCondemned(t *testing.T) {
+	st, c := newTestRepo(t)
+	prune := enroll(t, st, "pruner", crypt.RolePrune, "")
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, st, c), blobs...)
+	refs := refsOf(t, st, "packs/")
+	ids := func(r *Repo) (has, readable bool) {
+		if err := r.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, readable = r.Index().Lookup(crypt.Sum(blobs[0]))
+		return r.Index().Has(crypt.Sum(blobs[0])), readable
+	}
+	check := func(what string, s *mem.Store, has, readable bool) *Repo {
+		t.Helper()
+		r := openWriter(t, s, c)
+		if h, rd := ids(r); h != has || rd != readable {
+			t.Errorf("%s: counts for dedup %v, may be read %v", what, h, rd)
+		}
+		return r
+	}
+	id := [16]byte{1}
+	set := fmt.Sprintf("condemned/%x", id)
+	check("nothing condemned", st, true, true)
+
+	// By a host without the role: no effect, and it is reported.
+	hostile := st.Clone()
+	put(t, openWriter(t, hostile, c), crypt.TypeCondemned, set, Condemned{ID: id, Packs: refs}, false)
+	put(t, openWriter(t, hostile, c), crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id, Packs: refs}, false)
+	if r := check("condemned by a writer", hostile, true, true); problemsWith(t, r, "condemned/", ErrTampered) != 2 {
+		t.Errorf("problems %v", r.Problems())
+	}
+
+	put(t, prune, crypt.TypeCondemned, set, Condemned{ID: id, Packs: refs}, false)
+	check("condemned", st, false, true)
+	snap := store(t, openWriter(t, st.Clone(), c), blobs...)
+	if snap.Stats.Blobs < 3 {
+		t.Errorf("%d blobs stored beside condemned packs", snap.Stats.Blobs)
+	}
+
+	// A squatted or damaged .leases or .final: nothing is gone, and nothing is relied on.
+	for _, suffix := range []string{".leases", ".final"} {
+		bad := st.Clone()
+		if err := bad.Put(t.Context(), set+suffix, []byte("junk"), backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		check("squatted "+suffix, bad, false, true)
+	}
+
+	// A set whose final takes the packs off is free again.
+	spared := st.Clone()
+	put(t, prune2(prune, spared), crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id}, false)
+	check("spared", spared, true, true)
+
+	// A final takes them for ever, whatever segment lists them, and also where its .leases is broken.
+	put(t, prune, crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id, Packs: refs}, false)
+	check("final", st, false, false)
+	broken := st.Clone()
+	if err := broken.Put(t.Context(), set+".leases", []byte("junk"), backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check("final with broken leases", broken, false, false)
+
+	// The packs are deleted, then the final is damaged and its set is gone: nobody knows which packs it took.
+	lost := st.Clone()
+	for name := range allNames(t, lost, "packs/") {
+		if err := lost.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lost.Put(t.Context(), set+".final", []byte("junk"), backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := lost.Delete(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	check("lost final", lost, false, true)
+	store(t, openWriter(t, lost, c), blobs...)
+	readAll(t, lost, blobs...)
+}
+
+// prune2 is r for another storage.
+func prune2(r *Repo, s backends.Storage) *Repo {
+	n := newRepo(s, Options{})
+	n.config, n.keys, n.trust, n.settings = r.config, r.keys, r.trust, r.settings
+	return n
+}
+
+// TestAdoptSafety leaves packs without a segment, of which some are condemned, of another host, or broken: none is adopted.
+func TestAdoptSafety(t *testing.T) {
+	base, c := newTestRepo(t)
+	prune := enroll(t, base, "pruner", crypt.RolePrune, "")
+	other := enroll(t, base, "host-b", crypt.RoleWriter, "")
+	blobs := randomBlobs(3, 5000)
+	leave := func(r *Repo) {
+		s, err := r.Begin(t.Context(), SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := s.NewWorker()
+		for _, b := range blobs {
+			if err == nil {
+				_, _, err = w.Store(b)
+			}
+		}
+		if err == nil {
+			err = s.Flush()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, f := range map[string]struct {
+		by      *Repo
+		spoil   func(s *mem.Store)
+		adopted uint64
+	}{
+		"whole":     {nil, func(*mem.Store) {}, 1},
+		"of others": {other, func(*mem.Store) {}, 0},
+		"condemned": {nil, func(s *mem.Store) {
+			put(t, prune2(prune, s), crypt.TypeCondemned, fmt.Sprintf("condemned/%x", [16]byte{2}), Condemned{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
+		}, 0},
+		"final": {nil, func(s *mem.Store) {
+			put(t, prune2(prune, s), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{2}), CondemnedFinal{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
+		}, 0},
+		"broken": {nil, func(s *mem.Store) {
+			for name := range allNames(t, s, "packs/") {
+				b, err := s.Get(t.Context(), name, 0, -1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b[100] ^= 1
+				if err := s.Put(t.Context(), name, b, backends.PutOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, 0},
+	} {
+		s := base.Clone()
+		by := openWriter(t, s, c)
+		if f.by != nil {
+			by = prune2(f.by, s)
+		}
+		leave(by)
+		f.spoil(s)
+		snap, ses, err := backup(t.Context(), openWriter(t, s, c), blobs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ses.StoredStats().Adopted; got != f.adopted || (snap.Stats.Blobs == 1) != (f.adopted > 0) {
+			t.Errorf("%s: %d packs adopted, %d blobs stored", name, got, snap.Stats.Blobs)
+		}
+		readAll(t, s, blobs...)
+	}
+}
+
+// TestAdoptDead ends the session of a crashed process once its lease is an hour old by the storage's clock, and removes the lease.
+func TestAdoptDead(t *testing.T) {
+	base, c := newTestRepo(t)
+	now := time.Now()
+	st := mem.New(func() time.Time { return now })
+	for name := range allNames(t, base, "") {
+		b, err := base.Get(t.Context(), name, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Put(t.Context(), name, b, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openWriter(t, st, c).Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store(t, openWriter(t, st, c))
+	if n := len(allNames(t, st, "leases/")); n != 1 {
+		t.Errorf("%d leases while the first session may live", n)
+	}
+	now = now.Add(LeaseDead)
+	store(t, openWriter(t, st, c))
+	if left := allNames(t, st, "leases/"); len(left) != 0 {
+		t.Errorf("leases left: %v", left)
+	}
+	w, err := s.NewWorker() // it was not dead, only slow
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := w.StoreTree([]byte("late"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(t.Context(), record(root), &snapshot.Body{}, nil); !errors.Is(err, ErrFenced) {
+		t.Errorf("a session that was judged dead commits: %v", err)
+	}
+	s.Close(t.Context())
+}
+
+func TestLeases(t *testing.T) {
+	st, c := newTestRepo(t)
+	r := openWriter(t, st, c)
+	s, err := r.Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if err := s.putLease(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	unknown := crypt.SessionID{0xaa}
+	for _, name := range []string{leaseName(unknown, 0), leaseName(crypt.SessionID{0xbb}, 7)} {
+		if err := st.Put(t.Context(), name, []byte("junk"), backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A good lease under the name of another renewal.
+	b, err := Fetch(t.Context(), st, leaseName(s.ID, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Put(t.Context(), leaseName(s.ID, 2), b, backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	open, err := r.openSessions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := open[unknown]; l == nil || l.known || l.ended {
+		t.Errorf("an unreadable lease: %+v", l)
+	}
+	if l := open[s.ID]; len(open) != 3 || l == nil || !l.known || l.host != c.Identity.Host {
+		t.Errorf("%d sessions, own %+v", len(open), l)
+	}
+	if n := problemsWith(t, r, "leases/", ErrDamaged); n != 3 {
+		t.Errorf("%d problems", n)
+	}
+}
+
+// segmentOf builds a segment of r's host that says what f makes of the one that was stored.
+func segmentOf(t *testing.T, r *Repo, st backends.Storage, f func(*index.Segment)) string {
+	t.Helper()
+	var seg *index.Segment
+	for name := range allNames(t, st, "index/") {
+		s, err := r.Segment(t.Context(), name)
+		if err != nil {
+			continue
+		}
+		if seg == nil || len(s.Entries) > len(seg.Entries) {
+			seg = s
+		}
+	}
+	nonce := [32]byte(crypt.Sum([]byte(r.keys.Identity.Host.String())))
+	seg.Host, seg.Session, seg.Nonce = r.keys.Identity.Host, crypt.NewSessionID(r.keys.Identity.Host, nonce), nonce
+	f(seg)
+	body, err := seg.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, object, err := r.sealSigned(crypt.TypeIndex, "index/", body, false)
+	if err == nil {
+		err = r.put(t.Context(), name, object, backends.PutOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestSegments(t *testing.T) {
+	st, c := newTestRepo(t)
+	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	prune := enroll(t, st, "pruner", crypt.RolePrune, "")
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, st, c), blobs...)
+	first := ""
+	for name := range allNames(t, st, "index/") {
+		first = name
+	}
+	firstID, err := crypt.ParseID(strings.TrimPrefix(first, "index/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(s backends.Storage) *Repo {
+		r := openWriter(t, s, c)
+		if err := r.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+
+	// Another host speaks for our packs, a host ends our segment, a host lies about its session.
+	for what, f := range map[string]func(*index.Segment){
+		"packs of another host": func(*index.Segment) {},
+		"supersedes":            func(s *index.Segment) { s.Sessions, s.Packs, s.Entries, s.Supersedes = nil, nil, nil, []crypt.ID{firstID} },
+		"session of another":    func(s *index.Segment) { s.Sessions, s.Packs, s.Entries, s.Nonce = nil, nil, nil, [32]byte{1} },
+	} {
+		bad := st.Clone()
+		name := segmentOf(t, prune2(other, bad), bad, f)
+		r := load(bad)
+		if problemsWith(t, r, name, ErrTampered) != 1 {
+			t.Errorf("%s: %v", what, r.Problems())
+		}
+		if !r.Index().Has(crypt.Sum(blobs[0])) {
+			t.Errorf("%s: our own segment is gone", what)
+		}
+	}
+
+	// Prune may: with all companions there its segment takes the place of ours, otherwise both stand.
+	good := st.Clone()
+	segmentOf(t, prune2(prune, good), good, func(s *index.Segment) { s.Supersedes = []crypt.ID{firstID} })
+	if r := load(good); len(r.Index().Segments()) != 1 || slices.Contains(r.Index().Segments(), firstID) || !r.Index().Has(crypt.Sum(blobs[0])) {
+		t.Errorf("superseded: %v, problems %v", r.Index().Segments(), r.Problems())
+	}
+	readAll(t, good, blobs...)
+	alone := st.Clone()
+	segmentOf(t, prune2(prune, alone), alone, func(s *index.Segment) { s.Supersedes, s.Companions = []crypt.ID{firstID}, []crypt.ID{{9}} })
+	if r := load(alone); !slices.Contains(r.Index().Segments(), firstID) {
+		t.Error("a segment was superseded although a companion is missing")
+	}
+	// Two that take each other away, or themselves, take nothing.
+	cycle := []superseding{{crypt.ID{1}, []crypt.ID{{2}}, nil}, {crypt.ID{2}, []crypt.ID{{1}}, nil}, {crypt.ID{3}, []crypt.ID{{3}}, nil}}
+	live := map[crypt.ID]struct{}{{1}: {}, {2}: {}, {3}: {}}
+	l := loader{x: index.New(), news: cycle}
+	if l.dropSuperseded(live); len(live) != 3 {
+		t.Errorf("%d of 3 segments left", len(live))
+	}
+
+	// A lie about whose session a pack is must not stand before the truth: the liar's own session, our pack.
+	lie := st.Clone()
+	store(t, prune2(other, lie), []byte("something of its own"))
+	var record []byte
+	for name := range allNames(t, lie, "index/") {
+		if s, err := other.parse(t, lie, name); err == nil && s.Host == other.keys.Identity.Host {
+			record = s.Sessions[0]
+		}
+	}
+	segmentOf(t, prune2(other, lie), lie, func(s *index.Segment) {
+		for i := range s.Packs {
+			s.Packs[i].Session = 0
+		}
+		s.Sessions = [][]byte{record}
+	})
+	readAll(t, lie, blobs...)
+
+	// The index is what the packs' own tables say, which W alone opens.
+	r := load(st)
+	n := 0
+	for _, prefix := range []string{"packs/", "meta/"} {
+		infos, _, err := List(t.Context(), st, prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range infos {
+			id, tree, _, err := parsePackName(i.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, table, err := r.ReadTable(t.Context(), id, tree, i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range table.Entries {
+				n++
+				p, ok := r.Index().Lookup(e.ID)
+				if !ok || p.Pack.Name != id || p.Offset != e.Offset || p.Length != e.Length || p.Raw != e.Raw || p.Compression != e.Compression {
+					t.Errorf("blob %v: the table says %+v, the index %+v", e.ID, e, p)
+				}
+			}
+		}
+	}
+	if n != 4 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func (r *Repo) parse(t *testing.T, s backends.Storage, name string) (*index.Segment, error) {
+	b, err := Fetch(t.Context(), s, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.parseSegment(name, b)
+}
+
+func TestRevocation(t *testing.T) {
+	st, c := newTestRepo(t)
+	lost := enroll(t, st, "stolen", crypt.RoleWriter|crypt.RolePrune, "")
+	blobs := randomBlobs(3, 5000)
+	before := store(t, prune2(lost, st), blobs...)
+	store(t, openWriter(t, st, c), []byte("another"))
+	m := Mark{Kind: MarkRevocation, Host: lost.keys.Identity.Host, Time: 5, Kept: []KeptSnapshot{{Session: before.ID(), Object: before.Object}}}
+	if _, err := parseBody[Mark](canon.Marshal(m)); err != nil {
+		t.Fatal(err)
+	}
+	name := put(t, admin(t, st), crypt.TypeMark, "marks/", m, true)
+	hash, err := crypt.ParseID(strings.TrimPrefix(name, "marks/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nextSettings(t, st, func(s *Settings) { s.Revocations = [][]byte{hash[:]} })
+	after := store(t, prune2(lost, st), []byte("by the thief"))
+
+	r := openWriter(t, st, c)
+	if !r.Trust().Revoked(lost.keys.Identity.Host) {
+		t.Fatal("not revoked")
+	}
+	all, err := r.Snapshots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(all, func(s *Snapshot) bool { return s.ID() == after.ID() }) || len(all) != 2 {
+		t.Errorf("%d snapshots, want the one from before and ours", len(all))
+	}
+	if problemsWith(t, r, after.Name, ErrTampered) != 1 {
+		t.Errorf("problems %v", r.Problems())
+	}
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r.Index().Has(crypt.Sum(blobs[0])) {
+		t.Error("a revoked host's packs count for dedup")
+	}
+	readAll(t, st, append(blobs, []byte("by the thief"))...)
+	if _, err := prune2(lost, st).Begin(t.Context(), SessionOptions{}); err != nil {
+		t.Errorf("the thief's own program knows nothing: %v", err)
+	}
+	thief := *c
+	thief.Identity = lost.keys.Identity
+	if _, err := openWriter(t, st, &thief).Begin(t.Context(), SessionOptions{}); !errors.Is(err, ErrNeedHost) {
+		t.Errorf("a revoked host begins a session: %v", err)
+	}
+	// Its finals are half believed.
+	put(t, prune2(lost, st), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{1}),
+		CondemnedFinal{ID: [16]byte{1}, Packs: refsOf(t, st, "packs/", "meta/")}, false)
+	readAll(t, st, append(blobs, []byte("another"))...)
+	// What it forgets is not forgotten, and a mark by another than the root revokes nobody.
+	if r := openWriter(t, st, c); r.Index() != nil {
+		t.Error("an index before LoadIndex")
+	}
+	// Without the mark any other host may be the revoked one.
+	if err := st.Delete(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	if problemsWith(t, other, "marks/", ErrTampered) != 1 {
+		t.Errorf("problems %v", other.Problems())
+	}
+	if err := other.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if other.Index().Has(crypt.Sum([]byte("another"))) {
+		t.Error("with an unknown revocation another host's packs are relied on")
+	}
+}
+
+func TestDomains(t *testing.T) {
+	st, c := newTestRepo(t)
+	nextSettings(t, st, func(s *Settings) { s.Domains = []string{"lab"} })
+	lab1, lab2 := enroll(t, st, "lab1", crypt.RoleWriter, "lab"), enroll(t, st, "lab2", crypt.RoleWriter, "lab")
+	lost1, lost2 := enroll(t, st, "lost1", crypt.RoleWriter, "unknown"), enroll(t, st, "lost2", crypt.RoleWriter, "unknown")
+	shared := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	prune := enroll(t, st, "pruner", crypt.RoleWriter|crypt.RolePrune, "lab")
+	store(t, openWriter(t, st, c), []byte("shared"))
+	store(t, lab1, []byte("lab"))
+	store(t, lost1, []byte("lost"))
+	store(t, prune, []byte("pruned"))
+	for _, x := range []struct {
+		r    *Repo
+		want string
+	}{{shared, "shared pruned"}, {lab2, "lab pruned"}, {lost2, "pruned"}, {lost1, "lost pruned"}} {
+		if err := x.r.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, b := range []string{"shared", "lab", "lost", "pruned"} {
+			if x.r.Index().Has(crypt.Sum([]byte(b))) {
+				got = append(got, b)
+			}
+		}
+		if strings.Join(got, " ") != x.want {
+			t.Errorf("%s relies on %v, want %s", x.r.HostName(x.r.keys.Identity.Host), got, x.want)
+		}
+	}
+	readAll(t, st, []byte("shared"), []byte("lab"), []byte("lost"), []byte("pruned"))
+}
+
+// TestSquatted has a hostile enrolled host take names before their owners do.
+func TestSquatted(t *testing.T) {
+	st, c := newTestRepo(t)
+	bad := enroll(t, st, "hostile", crypt.RoleWriter, "")
+	r := openWriter(t, st, c)
+	s, err := r.Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := *bad.settings
+	next.Generation, next.Previous, next.Parity = 2, make([]byte, 32), 9
+	put(t, bad, crypt.TypeSettings, "settings/2", next, false)
+	put(t, bad, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{3}), CondemnedFinal{ID: [16]byte{3}}, false)
+	squat := snapshot.Record{Session: s.ID, Host: bad.keys.Identity.Host, Nonce: s.nonce, Kind: snapshot.Void}
+	b, err := squat.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "snapshots/" + s.ID.String()
+	_, object, err := bad.sealSigned(crypt.TypeSnapshot, name, b, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, b := range map[string][]byte{name: object, "audit/" + strings.Repeat("ab", 16) + "/checkpoint/1": []byte("junk"), "snapshots/.foreign": nil} {
+		if err := st.Put(t.Context(), n, b, backends.PutOptions{}); err != nil && KnownName(n) {
+			t.Fatal(err)
+		}
+	}
+	w, err := s.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := w.StoreTree([]byte("page"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(t.Context(), record(root), &snapshot.Body{}, nil); !errors.Is(err, ErrFenced) {
+		t.Errorf("commit on a squatted name: %v", err)
+	}
+	s.Close(t.Context())
+	if problemsWith(t, r, name, ErrTampered) != 1 {
+		t.Errorf("problems %v", r.Problems())
+	}
+	fresh := openWriter(t, st, c)
+	if fresh.Settings().Generation != 1 || problemsWith(t, fresh, "settings/2", ErrTampered) != 1 {
+		t.Errorf("generation %d, %v", fresh.Settings().Generation, fresh.Problems())
+	}
+	store(t, fresh, []byte("goes on"))
+	if all := snapshotsIn(t, st, c); len(all) != 1 {
+		t.Errorf("%d snapshots", len(all))
+	}
+	// The next good generation steps over the squatted one.
+	a := admin(t, st)
+	first, err := Fetch(t.Context(), st, "settings/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := crypt.Sum(first)
+	good := *a.settings
+	good.Generation, good.Previous = 3, sum[:]
+	put(t, a, crypt.TypeSettings, "settings/3", good, true)
+	fresh = openWriter(t, st, c)
+	if fresh.Settings().Generation != 3 || problemsWith(t, fresh, "settings/3", ErrTampered) != 0 {
+		t.Errorf("generation %d, %v", fresh.Settings().Generation, fresh.Problems())
+	}
+	// One whose predecessor is not there is used and reported.
+	if err := st.Delete(t.Context(), "settings/1"); err != nil {
+		t.Fatal(err)
+	}
+	fresh = openWriter(t, st, c)
+	if fresh.Settings().Generation != 3 || problemsWith(t, fresh, "settings/3", ErrTampered) != 1 {
+		t.Errorf("generation %d, %v", fresh.Settings().Generation, fresh.Problems())
+	}
+}
+
+func TestForgotten(t *testing.T) {
+	st, c := newTestRepo(t)
+	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	boss := enroll(t, st, "boss", crypt.RoleAdmin, "")
+	snap := store(t, openWriter(t, st, c), []byte("a"))
+	object, err := Fetch(t.Context(), st, snap.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := Forgotten{Session: snap.ID(), Object: snap.Object, Record: object, Host: c.Identity.Host}
+	for what, x := range map[string]struct {
+		by    *Repo
+		allow bool
+		want  int
+	}{"admin": {boss, false, 0}, "own host": {openWriter(t, st, c), false, 1}, "own host, allowed": {openWriter(t, st, c), true, 0},
+		"other host": {other, true, 1}} {
+		s := st.Clone()
+		if x.allow {
+			nextSettings(t, s, func(v *Settings) { v.HostForget = true })
+		}
+		name := put(t, prune2(x.by, s), crypt.TypeForgotten, "forgotten/", f, false)
+		r := openWriter(t, s, c)
+		all, err := r.Snapshots(t.Context())
+		if err != nil || len(all) != x.want || problemsWith(t, r, name, ErrTampered) != x.want {
+			t.Errorf("forgotten by %s: %d snapshots, %v, %v", what, len(all), err, r.Problems())
+		}
+	}
+}
+
+func TestLinks(t *testing.T) {
+	host := func(n int) [16]byte { return [16]byte{byte(n >> 8), byte(n), 1} }
+	snap := func(h, s int, number uint64, prev ...int) *Snapshot {
+		x := &Snapshot{Object: crypt.ID{byte(s)}}
+		x.Host, x.Session, x.Number = host(h), [16]byte{byte(s >> 8), byte(s)}, number
+		for _, p := range prev {
+			x.Prev = append(x.Prev, snapshot.Ref{Session: [16]byte{byte(p >> 8), byte(p)}})
+		}
+		return x
+	}
+	n, prev, seen := nextLinks([]*Snapshot{snap(1, 1, 1), snap(1, 2, 2, 1), snap(1, 3, 2, 1), snap(2, 4, 3, 2), snap(2, 5, 1<<60)}, host(1))
+	if n != 4 {
+		t.Errorf("number %d, a hostile one was followed", n)
+	}
+	if len(prev) != 2 || prev[0].Session[1] != 2 || prev[1].Session[1] != 3 {
+		t.Errorf("previous %v: what another host links to hides nothing", prev)
+	}
+	if len(seen) != 1 || seen[0].Session[1] != 5 {
+		t.Errorf("seen %v, want the newest head of each other host", seen)
+	}
+	if n, _, _ := nextLinks([]*Snapshot{snap(1, 1, 1+maxNumberStep)}, host(1)); n != 2+maxNumberStep {
+		t.Errorf("number %d", n)
+	}
+	var all []*Snapshot
+	for h := 2; h < 400; h++ {
+		all = append(all, snap(h, h, uint64(h)))
+	}
+	known := map[[16]byte]bool{}
+	for range 2 {
+		var number uint64
+		number, _, seen = nextLinks(all, host(1))
+		if len(seen) != snapshot.MaxSeen {
+			t.Fatalf("%d seen", len(seen))
+		}
+		for _, s := range seen {
+			known[s.Host] = true
+		}
+		all = append(all, snap(1, 500+int(number), number))
+	}
+	if len(known) != 398 {
+		t.Errorf("two snapshots in a row name %d of 398 hosts", len(known))
+	}
+}
+
+// TestReread deletes packs as a prune does that moved their blobs after the reader had read the index.
+func TestReread(t *testing.T) {
+	base, c := newTestRepo(t)
+	prune := enroll(t, base, "pruner", crypt.RoleWriter|crypt.RolePrune, "")
+	st := fault.New(base)
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, st, c), blobs...)
+	r := reader(t, st)
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d, err := r.NewReader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := refsOf(t, st, "packs/")
+	id := [16]byte{4}
+	put(t, prune, crypt.TypeCondemned, fmt.Sprintf("condemned/%x", id), Condemned{ID: id, Packs: old}, false)
+	store(t, openWriter(t, st, c), blobs...) // the copies
+	put(t, prune, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", id), CondemnedFinal{ID: id, Packs: old}, false)
+	for _, p := range old {
+		if err := st.Delete(t.Context(), PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g, ctx := errgroup.WithContext(t.Context())
+	for _, b := range blobs {
+		g.Go(func() error {
+			d, err := r.NewReader()
+			if err != nil {
+				return err
+			}
+			got, err := d.Get(ctx, crypt.Sum(b))
+			if err == nil && !bytes.Equal(got, b) {
+				err = errors.New("other bytes")
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// A later snapshot's blob is found too; one that nobody stored is not looked for again and again.
+	store(t, openWriter(t, st, c), []byte("later"))
+	if _, err := d.Get(t.Context(), crypt.Sum([]byte("later"))); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		if _, err := d.Get(t.Context(), crypt.ID{1}); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a blob that nobody stored: %v", err)
+		}
+	}
+	// Packs that are really gone: reported, and the index is read once for them.
+	for _, p := range refsOf(t, st, "packs/") {
+		if err := st.Delete(t.Context(), PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lists := st.Calls(fault.List)
+	for range 5 {
+		if _, err := d.Get(t.Context(), crypt.Sum(blobs[0])); !errors.Is(err, ErrDamaged) || !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a lost pack: %v", err)
+		}
+	}
+	if n := st.Calls(fault.List) - lists; n != 2 {
+		t.Errorf("%d listings for one lost pack", n)
+	}
+	// A storage that fails is not damage.
+	st.Add(fault.Rule{Op: fault.Any, Sticky: true})
+	if _, err := d.Get(t.Context(), crypt.Sum(blobs[0])); errors.Is(err, ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a failing storage: %v", err)
+	}
+}
+
+// TestMend reads blobs of packs with damage that parity mends: flipped bytes, and sectors that cannot be read.
+func TestMend(t *testing.T) {
+	base, c := newTestRepo(t)
+	blobs := randomBlobs(20, 50_000)
+	if _, _, err := backup(t.Context(), openWriter(t, base, c), blobs); err != nil {
+		t.Fatal(err)
+	}
+	flipped := base.Clone()
+	for name := range allNames(t, base, "packs/") {
+		b, err := base.Get(t.Context(), name, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5000 {
+			b[60_000+i] ^= 0x55
+		}
+		if err := flipped.Put(t.Context(), name, b, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := readAll(t, flipped, blobs...); problemsWith(t, r, "packs/", ErrDamaged) != 1 {
+		t.Errorf("problems %v", r.Problems())
+	}
+	readAll(t, badSectors{base, 60_000, 64_000}, blobs...)
+}
+
+// badSectors cannot read some bytes of packs.
+type badSectors struct {
+	backends.Storage
+	from, to int64
+}
+
+func (b badSectors) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	if strings.HasPrefix(name, "packs/") && off < b.to && (n < 0 || off+n > b.from) {
+		return nil, fmt.Errorf("reading %s: %w", name, syscall.EIO)
+	}
+	return b.Storage.Get(ctx, name, off, n)
+}
