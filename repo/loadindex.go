@@ -30,7 +30,8 @@ func (r *Repo) loadLocked(ctx context.Context) error {
 		return fmt.Errorf("reading index: %w", err)
 	}
 	r.loads++
-	r.loaded = began
+	r.loaded = r.now()
+	r.loading = r.loaded.Sub(began)
 	return nil
 }
 
@@ -91,7 +92,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	// Old segments go last: a concurrent lookup sees a pack that moved from one to another twice rather than never.
 	l.dropSuperseded(live)
 	x.Retain(live)
-	if excluded.blind {
+	if excluded.blind || r.listPacks {
 		if err := r.excludeUnlisted(ctx, x, excluded.packs); err != nil {
 			return err
 		}
@@ -177,9 +178,10 @@ func (l *loader) dropSuperseded(live map[crypt.ID]struct{}) {
 	}
 }
 
-// excludeUnlisted makes packs that the storage does not list count as absent for dedup. It is for the day when a final is lost.
+// excludeUnlisted makes packs that the storage does not list, or lists with another size, count as absent for dedup. It is for the day when a
+// final is lost, and for full backups, which so store again what was lost. A listing that lags costs storing twice, nothing else.
 func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
-	listed := make(map[index.PackID]bool)
+	listed := make(map[index.PackID]int64) // sizes
 	for _, prefix := range []string{"packs/", "meta/"} {
 		infos, _, err := List(ctx, r.storage, prefix)
 		if err != nil {
@@ -187,7 +189,7 @@ func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map
 		}
 		for _, i := range infos {
 			if id, _, inc, err := parsePackName(i.Name); err == nil {
-				listed[index.PackID{Name: id, Incarnation: inc}] = true
+				listed[index.PackID{Name: id, Incarnation: inc}] = i.Size
 			}
 		}
 	}
@@ -195,7 +197,7 @@ func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map
 		if err != nil {
 			return err
 		}
-		if !listed[p.PackID] {
+		if size, ok := listed[p.PackID]; !ok || uint64(size) != p.Size {
 			excluded[p.PackID] |= index.NoDedup
 		}
 	}

@@ -529,8 +529,10 @@ func TestSegments(t *testing.T) {
 	// Another host speaks for our packs, a host ends our segment, a host lies about its session.
 	for what, f := range map[string]func(*index.Segment){
 		"packs of another host": func(*index.Segment) {},
-		"supersedes":            func(s *index.Segment) { s.Sessions, s.Packs, s.Entries, s.Supersedes = nil, nil, nil, []crypt.ID{firstID} },
-		"session of another":    func(s *index.Segment) { s.Sessions, s.Packs, s.Entries, s.Nonce = nil, nil, nil, [32]byte{1} },
+		"supersedes": func(s *index.Segment) {
+			s.Sessions, s.Packs, s.Entries, s.Supersedes = nil, nil, nil, []crypt.ID{firstID}
+		},
+		"session of another": func(s *index.Segment) { s.Sessions, s.Packs, s.Entries, s.Nonce = nil, nil, nil, [32]byte{1} },
 	} {
 		bad := st.Clone()
 		name := segmentOf(t, prune2(other, bad), bad, f)
@@ -697,6 +699,11 @@ func TestDomains(t *testing.T) {
 	lost1, lost2 := enroll(t, st, "lost1", crypt.RoleWriter, "unknown"), enroll(t, st, "lost2", crypt.RoleWriter, "unknown")
 	shared := enroll(t, st, "host-b", crypt.RoleWriter, "")
 	prune := enroll(t, st, "pruner", crypt.RoleWriter|crypt.RolePrune, "lab")
+	for _, r := range []**Repo{&lab1, &lab2, &lost1, &lost2, &shared} { // so that they know each other
+		c := *c
+		c.Identity = (*r).keys.Identity
+		*r = openWriter(t, st, &c)
+	}
 	store(t, openWriter(t, st, c), []byte("shared"))
 	store(t, lab1, []byte("lab"))
 	store(t, lost1, []byte("lost"))
@@ -912,14 +919,23 @@ func TestReread(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A later snapshot's blob is found too; one that nobody stored is not looked for again and again.
-	store(t, openWriter(t, st, c), []byte("later"))
-	if _, err := d.Get(t.Context(), crypt.Sum([]byte("later"))); err != nil {
-		t.Error(err)
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	for _, word := range []string{"later", "still later"} {
+		now = now.Add(time.Hour)
+		store(t, openWriter(t, st, c), []byte(word))
+		if _, err := d.Get(t.Context(), crypt.Sum([]byte(word))); err != nil {
+			t.Error(err)
+		}
 	}
+	lists := st.Calls(fault.List)
 	for range 3 {
 		if _, err := d.Get(t.Context(), crypt.ID{1}); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a blob that nobody stored: %v", err)
 		}
+	}
+	if n := st.Calls(fault.List) - lists; n != 0 {
+		t.Errorf("%d listings for a blob that nobody stored, right after the last", n)
 	}
 	// Packs that are really gone: reported, and the index is read once for them.
 	for _, p := range refsOf(t, st, "packs/") {
@@ -927,7 +943,7 @@ func TestReread(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lists := st.Calls(fault.List)
+	lists = st.Calls(fault.List)
 	for range 5 {
 		if _, err := d.Get(t.Context(), crypt.Sum(blobs[0])); !errors.Is(err, ErrDamaged) || !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("a lost pack: %v", err)

@@ -227,8 +227,12 @@ func (r *Repo) loadCount() uint64 {
 	return r.loads
 }
 
-// rereadEvery is how often the index is read again for blobs that no segment knows: it bounds what a damaged index costs, nothing else.
-const rereadEvery = time.Minute
+// rereadShare and rereadLeast bound what blobs that no segment knows cost: after the first, the index is read again for them in at most a tenth
+// of the time.
+const (
+	rereadShare = 10
+	rereadLeast = time.Second
+)
 
 // maxGone bounds the memory of packs known to be missing: 100,000 of about 50 bytes. Beyond it each costs a reading of the index.
 const maxGone = 100_000
@@ -242,13 +246,13 @@ func (r *Repo) reread(ctx context.Context, loads uint64, missing []index.PackID)
 		return true, nil
 	}
 	if len(missing) == 0 {
-		if r.now().Sub(r.loaded).Abs() < rereadEvery && r.reloaded {
+		if r.reloaded && r.now().Sub(r.loaded).Abs() < max(rereadShare*r.loading, rereadLeast) {
 			return false, nil
 		}
+		r.reloaded = true
 	} else if !slices.ContainsFunc(missing, func(p index.PackID) bool { _, known := r.gone[p]; return !known }) {
 		return false, nil
 	}
-	r.reloaded = true
 	return true, r.loadLocked(ctx)
 }
 
@@ -282,11 +286,14 @@ func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, 
 	return d.Open(id, p, good[p.Offset:p.Offset+p.Length])
 }
 
-// brokenStep is how much is given up for a bad sector: the smallest shard of a pack of 4 MiB, so that it costs one shard.
-const brokenStep = 64 << 10
+// Steps of reading a pack with bad sectors, bytes: where the wider one fails, the finer one loses a sector alone, which is no more than a shard.
+const (
+	wideStep = 256 << 10
+	fineStep = 4 << 10
+)
 
-// readBroken reads what there is of a pack. Sectors that the disk cannot read (EIO) come as zeros, as long as they are few enough for
-// parity to mend; any other error is the storage's and ends it.
+// readBroken reads what there is of a pack. Sectors that the disk cannot read (EIO) come as zeros, as long as parity may mend them; any other
+// error is the storage's and ends it.
 func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error) {
 	name := PackName(p.Name, p.Tree(), p.Incarnation)
 	info, err := r.storage.Stat(ctx, name)
@@ -301,16 +308,27 @@ func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error
 		return file, storageErr("reading pack", name, err)
 	}
 	file = make([]byte, info.Size)
-	for off, bad := int64(0), int64(0); off < info.Size; off += brokenStep {
-		n := min(brokenStep, info.Size-off)
+	bad := int64(0)
+	for off, step := int64(0), int64(wideStep); off < info.Size; {
+		n := min(step, info.Size-off)
 		b, err := r.storage.Get(ctx, name, off, n)
-		if err != nil {
-			if bad += n; !errors.Is(err, syscall.EIO) || bad > info.Size/4 {
+		switch {
+		case err == nil:
+			copy(file[off:], b)
+		case !errors.Is(err, syscall.EIO):
+			return nil, storageErr("reading pack", name, err)
+		case step == wideStep:
+			step = fineStep
+			continue
+		default:
+			// 16 parity shards of at most a 32nd of the pack each mend no more than half of it.
+			if bad += n; bad > info.Size/2 {
 				return nil, storageErr("reading pack", name, err)
 			}
-			continue
 		}
-		copy(file[off:], b)
+		if off += n; off%wideStep == 0 {
+			step = wideStep
+		}
 	}
 	return file, nil
 }

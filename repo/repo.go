@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sort"
@@ -73,11 +74,13 @@ type Repo struct {
 
 	index atomic.Pointer[index.Index] // nil before LoadIndex
 
-	loadMu   sync.Mutex // serializes readings of the index, and guards what follows
-	loads    uint64     // how often the index was read
-	loaded   time.Time  // when the last reading began
-	reloaded bool       // it was read again for a blob that was missed
-	gone     map[index.PackID]struct{}
+	loadMu    sync.Mutex    // serializes readings of the index, and guards what follows
+	loads     uint64        // how often the index was read
+	listPacks bool          // the session wants packs looked up in the storage's listing
+	loaded    time.Time     // when the last reading ended
+	loading   time.Duration // how long it took
+	reloaded  bool          // it was read again for a blob that was missed
+	gone      map[index.PackID]struct{}
 
 	mu       sync.Mutex // guards what follows
 	active   bool       // a session is open
@@ -87,6 +90,17 @@ type Repo struct {
 	sessions map[crypt.SessionID]crypt.SessionKey
 	packKeys map[packKeyID]*crypt.PackKey
 }
+
+// What holds a secret prints as its kind alone, so that no message gives it away.
+
+// Format prints no secret.
+func (Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "[keys]") }
+
+// Format prints no secret.
+func (Access) Format(f fmt.State, _ rune) { io.WriteString(f, "[access]") }
+
+// Format prints no secret.
+func (InitOptions) Format(f fmt.State, _ rune) { io.WriteString(f, "[init options]") }
 
 // maxSlotTries is how many key slots are tried without a hint: each wrong one costs a key derivation, which a storage could
 // make us pay for ever (restic #3776).

@@ -42,6 +42,7 @@ type SessionOptions struct {
 	Compression string // "" for that of the settings
 	NoValidate  bool   // do not read back what was stored
 	Retention   string // class of the packs
+	ListPacks   bool   // look at the storage's listing of packs too: what is lost counts as absent, and is stored again
 }
 
 // Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
@@ -152,7 +153,11 @@ func (s *Session) start(ctx context.Context) error {
 	if err := s.putLease(ctx, 0); err != nil {
 		return err
 	}
-	if err := s.r.LoadIndex(ctx); err != nil {
+	s.r.loadMu.Lock()
+	s.r.listPacks = s.o.ListPacks
+	err := s.r.loadLocked(ctx)
+	s.r.loadMu.Unlock()
+	if err != nil {
 		return err
 	}
 	s.x = s.r.index.Load()

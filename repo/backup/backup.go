@@ -210,7 +210,9 @@ func run(ctx context.Context, r *repo.Repo, o *Options) (*Result, error) {
 			return nil, err
 		}
 	} else {
-		if e.session, err = r.Begin(ctx, o.Session); err != nil {
+		so := o.Session
+		so.ListPacks = so.ListPacks || o.Type == snapshot.Full // full trusts nothing: what the storage lost is stored again
+		if e.session, err = r.Begin(ctx, so); err != nil {
 			return nil, err
 		}
 		defer e.session.Close(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -41,17 +42,22 @@ func BenchmarkTree(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		for _, name := range []string{"first", "again"} {
+		for _, name := range []string{"first", "again", "again"} {
 			r, err := repo.Open(context.Background(), st, repo.Access{Credential: c}, repo.Options{CachePath: filepath.Join(dir, "index")})
 			if err != nil {
 				b.Fatal(err)
 			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			start := time.Now()
 			res, err := backup.Run(context.Background(), r, backup.Options{Sources: []string{src}, Type: snapshot.Incremental, CacheDir: dir})
 			if err != nil {
 				b.Fatal(err)
 			}
-			b.Logf("%s: %.2f s, %+v, stored %+v, cache %v", name, time.Since(start).Seconds(), res.Stats, res.Stored, res.CacheErr)
+			took := time.Since(start)
+			runtime.ReadMemStats(&after)
+			b.Logf("%s: %.2f s, %d allocations, %d MiB; %+v, stored %+v, cache %v", name, took.Seconds(), after.Mallocs-before.Mallocs,
+				(after.TotalAlloc-before.TotalAlloc)>>20, res.Stats, res.Stored, res.CacheErr)
 		}
 		st.Close()
 		os.RemoveAll(dir)

@@ -58,9 +58,9 @@ func twice(t *testing.T, src string, files, dirs uint64) (first, again uint64) {
 	return first, again
 }
 
-// TestScale is for real sizes with PACKHOLD_SCALE_TESTS=1, and for a tenth of them without.
+// TestScale is for real sizes with PACKHOLD_SCALE_TESTS=1, and for a fraction of them without.
 func TestScale(t *testing.T) {
-	scale := 10
+	scale := 40
 	if os.Getenv("PACKHOLD_SCALE_TESTS") == "" {
 		scale = 1
 	}
@@ -70,7 +70,7 @@ func TestScale(t *testing.T) {
 		base = dir
 	}
 	t.Run("wide", func(t *testing.T) {
-		src, n := filepath.Join(base, "wide"), 20_000*scale
+		src, n := filepath.Join(base, "wide"), 5_000*scale
 		for i := range n {
 			if i == 0 {
 				os.Mkdir(src, 0o700)
@@ -87,7 +87,7 @@ func TestScale(t *testing.T) {
 		}
 	})
 	t.Run("dirs", func(t *testing.T) {
-		src, n := filepath.Join(base, "dirs"), 10_000*scale
+		src, n := filepath.Join(base, "dirs"), 3_000*scale
 		for i := range n {
 			dir := filepath.Join(src, fmt.Sprint(i%10), fmt.Sprint(i))
 			if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -130,8 +130,8 @@ func TestScale(t *testing.T) {
 	})
 	t.Run("held back", func(t *testing.T) {
 		// A large file that comes first holds the parts behind it.
-		src, n := filepath.Join(base, "held"), 20_000
-		write(t, filepath.Join(src, "a large one"), random(1, 30<<20))
+		src, n := filepath.Join(base, "held"), 10_000
+		write(t, filepath.Join(src, "a large one"), random(1, 16<<20))
 		for i := range n {
 			if err := os.WriteFile(filepath.Join(src, fmt.Sprint("file number ", i)), []byte{1, 2, 3}, 0o600); err != nil {
 				t.Fatal(err)

@@ -46,7 +46,7 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	st, err := a.storage(true)
+	st, err := a.storage(true, false)
 	if err != nil {
 		return err
 	}

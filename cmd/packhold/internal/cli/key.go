@@ -158,12 +158,7 @@ func (a *app) keyExport(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	defer r.close()
-	p, err := a.passphrase(ctx)
-	if err != nil {
-		return err
-	}
-	defer p.Zero()
-	b, err := r.ExportKey(p.Bytes())
+	b, err := r.ExportKey(r.passphrase.Bytes())
 	if err != nil {
 		return err
 	}

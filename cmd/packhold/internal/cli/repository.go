@@ -40,11 +40,12 @@ type repository struct {
 	cacheDir   string
 	stateDir   string
 	configDir  string
-	log        *audit.Log // nil until journal
+	log        *audit.Log        // nil until journal
+	passphrase secret.Passphrase // empty unless it was asked for; zeroed by close
 }
 
-// storage opens the place of the repository. With create a local folder is made.
-func (a *app) storage(create bool) (*local.Store, error) {
+// storage opens the place of the repository. With create a local folder is made; with stale what killed runs left half written is removed.
+func (a *app) storage(create, stale bool) (*local.Store, error) {
 	s, err := a.settings()
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (a *app) storage(create bool) (*local.Store, error) {
 	if err := s.Repository.Supported(); err != nil {
 		return nil, err
 	}
-	st, err := local.Open(s.Repository.Path, local.Options{Create: create})
+	st, err := local.Open(s.Repository.Path, local.Options{Create: create, RemoveStale: stale})
 	if !create && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
 	}
@@ -62,7 +63,7 @@ func (a *app) storage(create bool) (*local.Store, error) {
 
 // openRepository opens the repository with what need asks for. The caller closes it.
 func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repository, error) {
-	st, err := a.storage(false)
+	st, err := a.storage(false, need == writerKey)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repo
 	return r, nil
 }
 
-func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNeed) (*repository, error) {
+func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNeed) (_ *repository, err error) {
 	cfg, err := repo.ReadConfig(ctx, st)
 	if err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNee
 		p, err := a.passphrase(ctx)
 		switch {
 		case err == nil:
-			defer p.Zero()
+			r.passphrase = p
 			access.Passphrase = p.Bytes()
 			if err := a.keyFile(v, &access); err != nil {
 				return nil, err
@@ -99,6 +100,11 @@ func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNee
 			return nil, err
 		}
 	}
+	defer func() {
+		if err != nil {
+			r.passphrase.Zero()
+		}
+	}()
 	r.Repo, err = repo.Open(ctx, st, access, repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index")})
 	if err != nil {
 		return nil, err
@@ -139,6 +145,7 @@ func (r *repository) close() {
 	for _, p := range problems {
 		r.a.out.warn(p.Object, p.Err.Error())
 	}
+	r.passphrase.Zero()
 	r.store.Close()
 }
 

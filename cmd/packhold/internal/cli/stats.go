@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo"
 )
@@ -56,7 +57,12 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 	}
 	cfg, set := r.Config(), r.Settings()
 	s := repositoryStats{ID: hex.EncodeToString(cfg.ID[:]), Profile: string(cfg.Profile), Compression: set.Compression, Parity: int(set.Parity),
-		Chunker: fmt.Sprintf("%s, average %s", cfg.Chunker.Rule, term.Bytes(int64(cfg.Chunker.Avg))), Hosts: len(r.Trust().Certificates()), Snapshots: len(snaps)}
+		Chunker: fmt.Sprintf("%s, average %s", cfg.Chunker.Rule, term.Bytes(int64(cfg.Chunker.Avg))), Snapshots: len(snaps)}
+	for _, c := range r.Trust().Certificates() {
+		if c.Roles&crypt.RoleWriter != 0 {
+			s.Hosts++
+		}
+	}
 	for _, snap := range snaps {
 		s.SourceBytes += snap.Stats.BytesTotal
 	}

@@ -117,7 +117,7 @@ func (r *repository) verifyLogs(ctx context.Context, rep *check.Report) error {
 }
 
 func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) error {
-	st, err := a.storage(false)
+	st, err := a.storage(false, false)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) e
 // verdict prints what was found and turns it into the exit code.
 func (a *app) verdict(rep *check.Report) error {
 	var codes []fail.Code
-	files := 0
+	files := make(map[check.File]bool)
 	for _, p := range rep.Problems {
 		code := fail.Lost
 		switch {
@@ -150,7 +150,9 @@ func (a *app) verdict(rep *check.Report) error {
 			code = fail.Repairable
 		}
 		codes = append(codes, code)
-		files += len(p.Files)
+		for _, f := range p.Files {
+			files[f] = true
+		}
 		a.problem(p, code)
 	}
 	if a.out.json {
@@ -182,14 +184,17 @@ func (a *app) verdict(rep *check.Report) error {
 		return nil
 	}
 	f := &fail.Error{Code: fail.Worst(codes...), Where: a.where, Problem: fmt.Sprintf("%s found", term.Plural(int64(len(rep.Problems)), "problem")),
-		Effect: "Nothing was changed.", Next: "packhold verify --read-data tells how far it goes; then: packhold verify --repair"}
+		Effect: "Nothing was changed.", Next: "packhold verify --read-data tells how far it goes"}
 	switch f.Code {
 	case fail.Repairable:
 		f.Word, f.Effect = "damage.repairable", "Everything can still be restored. Nothing was changed."
 	case fail.Lost:
 		f.Word = "damage.lost"
-		f.Effect = fmt.Sprintf("%s cannot be restored completely; everything else can. Nothing was changed.", term.Plural(int64(files), "listed file"))
-		f.Next = "back up the listed files again, which stores what is missing; or restore the packs from a copy of the repository"
+		f.Effect = "What the list names cannot be restored completely; everything else can. Nothing was changed."
+		if len(files) > 0 {
+			f.Effect = fmt.Sprintf("%s cannot be restored completely; everything else can. Nothing was changed.", term.Plural(int64(len(files)), "listed file"))
+		}
+		f.Next = "packhold backup --type full stores missing packs again, as far as the files are still there; or put the packs back from a copy of the repository"
 	case fail.Tampered:
 		f.Word, f.Effect = "trust.tampered", "The objects listed are not used. Nothing was changed."
 		f.Next = "find out who could write to the storage"

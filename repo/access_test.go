@@ -1,0 +1,394 @@
+package repo
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"packhold/backends"
+	"packhold/backends/fault"
+	"packhold/backends/mem"
+	"packhold/crypt"
+	"packhold/crypt/canon"
+)
+
+// slotBody is a key slot's body, to craft hostile ones (crypt keeps its own form to itself).
+type slotBody struct {
+	ID         crypt.SlotID `cbor:"1,keyasint"`
+	KDF        uint8        `cbor:"2,keyasint"`
+	Iterations uint64       `cbor:"3,keyasint"`
+	Salt       []byte       `cbor:"4,keyasint"`
+	Commit     []byte       `cbor:"5,keyasint"`
+	Public     []byte       `cbor:"6,keyasint"`
+	Sealed     []byte       `cbor:"7,keyasint"`
+	Label      []byte       `cbor:"8,keyasint"`
+	Epoch      uint32       `cbor:"9,keyasint"`
+}
+
+// craft changes a slot, and signs it by root or, with nil, leaves the old signature.
+func craft(t *testing.T, object []byte, root *crypt.Root, change func(*slotBody)) []byte {
+	t.Helper()
+	signed, err := crypt.ParseSigned(object[crypt.HeaderSize:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b slotBody
+	if err := canon.Unmarshal(signed.Body, &b); err != nil {
+		t.Fatal(err)
+	}
+	change(&b)
+	signed.Body = canon.Marshal(b)
+	out := bytes.Clone(object[:crypt.HeaderSize])
+	if root != nil {
+		return append(out, root.Sign(crypt.TypeKeySlot, b.ID.String(), signed.Body)...)
+	}
+	return append(out, canon.Marshal(signed)...)
+}
+
+func mustPut(t *testing.T, s backends.Storage, name string, b []byte) {
+	t.Helper()
+	if err := s.Put(t.Context(), name, b, backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, s backends.Storage, prefixes ...string) {
+	t.Helper()
+	for _, prefix := range prefixes {
+		for name := range allNames(t, s, "") {
+			if strings.HasPrefix(name, prefix) {
+				if err := s.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+// slotNames are the main key slot's name and those of its replicas.
+func slotNames(t *testing.T, s backends.Storage) (names []string) {
+	t.Helper()
+	for name := range allNames(t, s, "keys/") {
+		names = append(names, name, "replica/1/"+name, "replica/2/"+name)
+	}
+	if len(names) != 3 {
+		t.Fatalf("slots %v", names)
+	}
+	return names
+}
+
+func open(t *testing.T, s backends.Storage, word string) (*Repo, error) {
+	return Open(t.Context(), s, Access{Passphrase: []byte(word)}, Options{})
+}
+
+func TestSlots(t *testing.T) {
+	base, _ := newTestRepo(t)
+	root := admin(t, base).keys.Admin
+	names := slotNames(t, base)
+	good, err := Fetch(t.Context(), base, names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, base, "not the passphrase"); !errors.Is(err, crypt.ErrPassphrase) {
+		t.Errorf("wrong passphrase: %v", err)
+	}
+	if _, err := open(t, base, ""); !errors.Is(err, ErrNoKey) {
+		t.Errorf("no passphrase: %v", err)
+	}
+	for what, f := range map[string]func(*slotBody){
+		"1 iteration":     func(b *slotBody) { b.Iterations = 1 },
+		"2^31 iterations": func(b *slotBody) { b.Iterations = 1 << 31 },
+		"2^63 iterations": func(b *slotBody) { b.Iterations = 1 << 63 },
+		"another KDF":     func(b *slotBody) { b.KDF = 2 },
+	} {
+		for _, by := range []*crypt.Root{nil, root} {
+			s := base.Clone()
+			bad := craft(t, good, by, f)
+			for _, name := range names {
+				mustPut(t, s, name, bad)
+			}
+			began := time.Now()
+			if _, err := open(t, s, passphrase); !errors.Is(err, crypt.ErrPolicy) {
+				t.Errorf("%s: %v", what, err)
+			}
+			if d := time.Since(began); d > 2*time.Second {
+				t.Errorf("%s: refused after %v", what, d)
+			}
+			// One good copy is enough, and it is the one that is used.
+			mustPut(t, s, names[2], good)
+			if by == nil {
+				r, err := open(t, s, passphrase)
+				if err != nil {
+					t.Fatalf("%s, with a good replica: %v", what, err)
+				}
+				if problemsWith(t, r, names[0], ErrTampered) != 1 {
+					t.Errorf("%s: %v", what, r.Problems())
+				}
+			}
+		}
+	}
+	// Damage anywhere in the main copy: the replicas answer.
+	for _, at := range []int{0, 9, 20, 60, len(good) / 2, len(good) - 1} {
+		s := base.Clone()
+		bad := bytes.Clone(good)
+		bad[at] ^= 4
+		mustPut(t, s, names[0], bad)
+		r, err := open(t, s, passphrase)
+		if err != nil {
+			t.Errorf("byte %d of the slot: %v", at, err)
+		} else if len(r.Problems()) != 1 {
+			t.Errorf("byte %d: %v", at, r.Problems())
+		}
+	}
+	for what, f := range map[string]func(s *mem.Store){
+		"empty":   func(s *mem.Store) { mustPut(t, s, names[0], nil) },
+		"huge":    func(s *mem.Store) { mustPut(t, s, names[0], make([]byte, 1<<20)) },
+		"missing": func(s *mem.Store) { remove(t, s, names[0]) },
+	} {
+		s := base.Clone()
+		f(s)
+		if _, err := open(t, s, passphrase); err != nil {
+			t.Errorf("%s slot: %v", what, err)
+		}
+	}
+	none := base.Clone()
+	remove(t, none, "keys/", "replica/1/keys/", "replica/2/keys/")
+	if _, err := open(t, none, passphrase); !errors.Is(err, ErrNoKey) {
+		t.Errorf("no slots: %v", err)
+	}
+	noBundle := base.Clone()
+	remove(t, noBundle, "bundles/")
+	if _, err := open(t, noBundle, passphrase); !errors.Is(err, ErrNoKey) {
+		t.Errorf("no bundle: %v", err)
+	}
+	unread := fault.New(base.Clone(), fault.Rule{Op: fault.Stat, Prefix: "keys/", Sticky: true}, fault.Rule{Op: fault.Stat, Prefix: "replica/1/keys/", Sticky: true})
+	if _, err := open(t, unread, passphrase); err != nil {
+		t.Errorf("two copies on bad sectors: %v", err)
+	}
+	unread.Add(fault.Rule{Op: fault.Stat, Prefix: "replica/2/keys/", Sticky: true})
+	if _, err := open(t, unread, passphrase); !errors.Is(err, ErrStorage) || errors.Is(err, crypt.ErrPassphrase) {
+		t.Errorf("three copies on bad sectors: %v", err)
+	}
+}
+
+// TestJunkSlots puts slots of a stranger before the real one: they neither hide it nor cost more than a bounded number of derivations.
+func TestJunkSlots(t *testing.T) {
+	base, _ := newTestRepo(t)
+	good, err := Fetch(t.Context(), base, slotNames(t, base)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 25 {
+		junk := craft(t, good, nil, func(b *slotBody) { b.ID = crypt.SlotID{0, 0, byte(i)} })
+		mustPut(t, base, "keys/"+crypt.SlotID{0, 0, byte(i)}.String(), junk)
+	}
+	if r, err := open(t, base, passphrase); err != nil {
+		t.Errorf("with junk slots: %v", err)
+	} else if n := problemsWith(t, r, "keys/", ErrTampered); n != 25 {
+		t.Errorf("%d problems", n)
+	}
+	if _, err := open(t, base, "not the passphrase"); !errors.Is(err, crypt.ErrPassphrase) {
+		t.Errorf("wrong passphrase, with junk slots: %v", err)
+	}
+	id := strings.TrimPrefix(slotNames(t, func() backends.Storage { s, _ := newTestRepo(t); return s }())[0], "keys/")
+	remove(t, base, "keys/"+id, "replica/")
+	_, err = open(t, base, passphrase)
+	if !errors.Is(err, ErrNoKey) || !strings.Contains(err.Error(), "hint") {
+		t.Errorf("junk slots alone: %v", err)
+	}
+	if _, err := Open(t.Context(), base, Access{Passphrase: []byte(passphrase), Hint: id[:8]}, Options{}); !errors.Is(err, ErrNoKey) {
+		t.Errorf("a hint that fits nothing: %v", err)
+	}
+}
+
+func TestConfigs(t *testing.T) {
+	base, c := newTestRepo(t)
+	other, _ := func() (*mem.Store, error) {
+		o, err := initOptions()
+		if err != nil {
+			return nil, err
+		}
+		s := mem.New(time.Now)
+		_, err = Init(t.Context(), s, o)
+		return s, err
+	}()
+	good, err := Fetch(t.Context(), base, "config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := Fetch(t.Context(), other, "config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	access := Access{Credential: c}
+	for i, name := range configNames {
+		for what, b := range map[string][]byte{"flipped": flip(good), "empty": {}, "foreign": foreign, "huge": make([]byte, 1<<20)} {
+			s := base.Clone()
+			mustPut(t, s, name, b)
+			r, err := Open(t.Context(), s, access, Options{})
+			if err != nil {
+				t.Errorf("%s %s: %v", what, name, err)
+				continue
+			}
+			if len(r.Problems()) != 1 || r.Problems()[0].Object != name {
+				t.Errorf("%s %s: %v", what, name, r.Problems())
+			}
+		}
+		s := base.Clone()
+		remove(t, s, name)
+		if r, err := Open(t.Context(), s, access, Options{}); err != nil || len(r.Problems()) != 1 {
+			t.Errorf("%s missing: %v", name, err)
+		}
+		for _, n := range configNames[:i+1] { // all but the later ones
+			mustPut(t, base.Clone(), n, nil)
+		}
+	}
+	all := func(b []byte) *mem.Store {
+		s := base.Clone()
+		for _, name := range configNames {
+			mustPut(t, s, name, b)
+		}
+		return s
+	}
+	if _, err := Open(t.Context(), all(flip(good)), access, Options{}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("all configs damaged: %v", err)
+	}
+	if _, err := Open(t.Context(), all(foreign), access, Options{}); !errors.Is(err, ErrForeign) || !errors.Is(err, ErrTampered) {
+		t.Errorf("another repository's config: %v", err)
+	}
+	if _, err := Open(t.Context(), other, access, Options{}); !errors.Is(err, ErrForeign) {
+		t.Errorf("another repository in this place: %v", err)
+	}
+	// The passphrase alone finds the swap too: the slot knows its root.
+	if _, err := open(t, all(foreign), passphrase); err == nil || errors.Is(err, crypt.ErrPassphrase) {
+		t.Errorf("another repository's config, by passphrase: %v", err)
+	}
+	if _, err := Open(t.Context(), all(bytes.Replace(good, []byte(`"packhold": 1`), []byte(`"packhold": 2`), 1)), access, Options{}); !errors.Is(err, crypt.ErrFormat) {
+		t.Errorf("a newer format: %v", err)
+	}
+	none := base.Clone()
+	remove(t, none, configNames[:]...)
+	if _, err := Open(t.Context(), none, access, Options{}); !errors.Is(err, ErrNoConfig) {
+		t.Errorf("no config: %v", err)
+	}
+	if _, err := Open(t.Context(), mem.New(time.Now), access, Options{}); !errors.Is(err, ErrNoRepository) {
+		t.Errorf("an empty place: %v", err)
+	}
+	o, err := initOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Init(t.Context(), base.Clone(), o); !errors.Is(err, ErrExists) {
+		t.Errorf("init over a repository: %v", err)
+	}
+}
+
+func flip(b []byte) []byte {
+	b = bytes.Clone(b)
+	b[len(b)/2] ^= 1
+	return b
+}
+
+// TestInitRace lets a second init remove what it takes for remains while the first is at work: the first must not report success.
+func TestInitRace(t *testing.T) {
+	o, err := initOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := mem.New(time.Now)
+	st := fault.New(inner)
+	st.SetHook(func(op fault.Op, name string) error {
+		if op == fault.Put && name == "config" {
+			return inner.Delete(t.Context(), "settings/1")
+		}
+		return nil
+	})
+	if _, err := Init(t.Context(), st, o); !errors.Is(err, ErrExists) {
+		t.Errorf("init without its settings: %v", err)
+	}
+}
+
+// TestSecretsStayInside prints what holds secrets in every way that fmt knows.
+func TestSecretsStayInside(t *testing.T) {
+	s, c := newTestRepo(t)
+	r := admin(t, s)
+	o, err := initOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Writes[1]
+	for _, v := range []any{*r.keys, r.keys, Access{Credential: c, Passphrase: []byte(passphrase)}, &Access{Passphrase: []byte(passphrase)}, o, &o} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
+			got := fmt.Sprintf(verb, v)
+			for _, secret := range []string{passphrase, fmt.Sprintf("%x", passphrase), fmt.Sprint([]byte(passphrase)), fmt.Sprint(c.Chunker[:]),
+				fmt.Sprintf("%x", c.Chunker[:]), fmt.Sprint([32]byte(w)), fmt.Sprintf("%x", [32]byte(w))} {
+				if strings.Contains(got, strings.Trim(secret, "[]")) {
+					t.Errorf("%T by %s: %s", v, verb, got)
+				}
+			}
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	s, _ := newTestRepo(t)
+	good, err := Fetch(t.Context(), s, "config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := admin(t, s).keys.Admin
+	c, err := ParseConfig(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.marshal(root); err != nil || !bytes.Equal(again, good) {
+		t.Errorf("%s comes back as %s, %v", good, again, err)
+	}
+	id := fmt.Sprintf("%x", c.ID[:])
+	for what, f := range map[string]func(string) string{
+		"key twice":       func(s string) string { return strings.Replace(s, `"profile"`, `"profile": "fips", "profile"`, 1) },
+		"unknown key":     func(s string) string { return strings.Replace(s, `"profile"`, `"more": 1, "profile"`, 1) },
+		"key in capitals": func(s string) string { return strings.Replace(s, `"profile"`, `"Profile"`, 1) },
+		"no last newline": func(s string) string { return s[:len(s)-1] },
+		"two values":      func(s string) string { return s + s },
+		"other spaces":    func(s string) string { return strings.Replace(s, "  ", "\t", 1) },
+		"id in capitals":  func(s string) string { return strings.Replace(s, id, strings.ToUpper(id), 1) },
+		"unknown profile": func(s string) string { return strings.Replace(s, "standard", "stondard", 1) },
+		"other chunker":   func(s string) string { return strings.Replace(s, `"average": `, `"average": 1`, 1) },
+		"huge number":     func(s string) string { return strings.Replace(s, `"min": `, `"min": 99999999999999999999`, 1) },
+		"a null":          func(string) string { return "null\n" },
+		"a list":          func(string) string { return "[]\n" },
+		"nothing":         func(string) string { return "" },
+		"too long":        func(s string) string { return s + strings.Repeat(" ", maxConfig) },
+	} {
+		if bad := f(string(good)); bad == string(good) {
+			t.Errorf("%s: nothing was changed", what)
+		} else if _, err := ParseConfig([]byte(bad)); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	for bit := range 8 * len(good) {
+		bad := bytes.Clone(good)
+		bad[bit/8] ^= 1 << (bit % 8)
+		if _, err := ParseConfig(bad); err == nil {
+			t.Errorf("bit %d is not protected", bit)
+		}
+	}
+	// Signed by a root, and outside policy all the same.
+	for what, f := range map[string]func(*Config){"profile": func(c *Config) { c.Profile = "none" }, "chunker": func(c *Config) { c.Chunker.Max = 1 << 30 }} {
+		bad := *c
+		bad.Root = ed25519.PublicKey(root.Public())
+		f(&bad)
+		b, err := bad.marshal(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseConfig(b); err == nil {
+			t.Errorf("%s outside policy: accepted", what)
+		}
+	}
+}
