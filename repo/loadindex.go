@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
@@ -58,6 +59,10 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	lost, err := r.readVerified(ctx, excluded.packs)
+	if err != nil {
+		return err
+	}
 	infos, _, err := List(ctx, r.storage, "index/")
 	if err != nil {
 		return err
@@ -73,6 +78,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	x := r.freshIndex()
 	x.Exclude(excluded.packs)
 	x.ExcludeSessions(r.absentSession)
+	x.ExcludeBlobs(lost)
 	have := make(map[crypt.ID]struct{})
 	for _, id := range x.Segments() {
 		have[id] = struct{}{}
@@ -102,6 +108,40 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	}
 	r.index.Store(x)
 	return nil
+}
+
+// readVerified reads what readers found lost: packs, which it adds to excluded, and copies of blobs. Both count as absent for dedup, so
+// that the next backup stores them again.
+func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
+	infos, _, err := List(ctx, r.storage, "verified/")
+	if err != nil {
+		return nil, err
+	}
+	lost := make(map[crypt.ID][]index.PackID)
+	return lost, r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+		var v *Verified
+		if err == nil {
+			v, err = r.parseVerified(i.Name, object)
+		}
+		switch {
+		case isMissing(err):
+			return nil
+		case isolated(err):
+			r.problem(i.Name, err)
+			return nil
+		case err != nil:
+			return err
+		case r.trust.Revoked(v.Host):
+			return nil
+		}
+		for _, p := range v.Lost {
+			excluded[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= index.NoDedup
+		}
+		for _, f := range v.Failed {
+			lost[f.ID] = append(lost[f.ID], index.PackID{Name: f.Pack})
+		}
+		return nil
+	})
 }
 
 // loader adds segments to an index.

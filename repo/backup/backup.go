@@ -19,7 +19,7 @@
 // # Memory
 //
 // A directory is walked in parts of 512 entries, which are encoded and let go in order. At most 16 parts of one directory wait
-// for an earlier one (3 MB), and the walk pauses while 64 large files wait to be read, so memory does not grow with the tree. What
+// for an earlier one (3 MB), and no further part is begun while 64 or more large files wait to be read, so memory does not grow with the tree. What
 // does grow: the names of a directory while it is walked (about 40 bytes per entry), 44 bytes in the tree cache's table per page (a page holds
 // up to 2,048 entries of one directory), and about 200 bytes per inode with several names until all of them were seen. Open
 // descriptors: one per directory that is not walked through, so at most one per level, one for each worker, and the large files that wait.

@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -170,10 +169,6 @@ func (w *worker) list(d *dir) error {
 	d.dev = st.Dev
 	if w.e.avoid[fileID{st.Dev, n.Inode}] || n.Inode == 0 && slices.Contains(w.e.o.Avoid, w.path(d)) {
 		return nil
-	}
-	// A deeper tree could not be walked again.
-	if d.depth >= snapshot.MaxDepth || d.length > snapshot.MaxPath-snapshot.MaxName {
-		return fmt.Errorf("a path has more than %d names or %d bytes", snapshot.MaxDepth, snapshot.MaxPath-snapshot.MaxName)
 	}
 	d.names, err = d.h.Names(w.ctx)
 	if w.e.o.ExcludeCaches && isCache(d) {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
@@ -37,6 +38,10 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 		}
 		return nil
 	}
+	if d.depth+1 >= snapshot.MaxDepth || d.length+len(name) >= snapshot.MaxPath-snapshot.MaxName {
+		w.lose(d, n, name, errTooDeep)
+		return nil
+	}
 	child := w.child(p, i, st.Dev, prev)
 	if o.OneFileSystem && st.Dev != d.dev {
 		return w.walk(child) // nothing was listed: empty
@@ -44,6 +49,9 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 	w.next = append(w.next, &listTask{d: child, from: d.h.take(), name: name})
 	return nil
 }
+
+// errTooDeep is about a directory that could not be walked again.
+var errTooDeep = fmt.Errorf("its path has more than %d names or %d bytes", snapshot.MaxDepth, snapshot.MaxPath-snapshot.MaxName)
 
 // lose leaves an entry out, and notes why.
 func (w *worker) lose(d *dir, n *snapshot.Node, name string, err error) {

@@ -60,16 +60,7 @@ func NewExcludes(patterns []string) (*Excludes, error) {
 	return x, nil
 }
 
-// Match reports whether the entry at an absolute path is left out.
-func (x *Excludes) Match(p string, dir bool) bool {
-	if x == nil {
-		return false
-	}
-	i := strings.LastIndexByte(p, '/')
-	return x.match(p[:max(i, 0)], p[i+1:], dir)
-}
-
-// match is Match for a name in a directory, whose path has no slash at its end.
+// match reports whether a name in a directory, whose absolute path has no slash at its end, is left out.
 func (x *Excludes) match(parent, name string, dir bool) bool {
 	out, full := false, ""
 	for i := range x.rules {
@@ -93,4 +84,10 @@ func (x *Excludes) match(parent, name string, dir bool) bool {
 		}
 	}
 	return out
+}
+
+// Match reports whether a pattern picks the entry at an absolute path. Restores pick entries by the same patterns.
+func (x *Excludes) Match(p string, dir bool) bool {
+	parent, name := path.Split(p)
+	return x.match(strings.TrimSuffix(parent, "/"), name, dir)
 }

@@ -94,7 +94,7 @@ func TestFaults(t *testing.T) {
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	for n := 1; n <= calls; n++ {
 		for i, effect := range []fault.Effect{fault.Before, fault.After} {
-			if n < calls-3 && n%5 != 2*i { // what ends the backup has most to lose
+			if n < calls-3 && n%12 != 3*i { // what ends the backup has most to lose
 				continue
 			}
 			bad := syscall.ENOSPC
@@ -118,7 +118,7 @@ func TestFaults(t *testing.T) {
 				t.Errorf("call %d: neither error nor snapshot", n)
 			}
 			again := run(t, after, backup.Options{Sources: []string{src}})
-			if n%10 == 0 {
+			if n%12 == 0 {
 				compare(t, tree(t, st, again.Snapshot), want)
 			}
 			// What the failed run stored in packs is found again: at most the packs that were open are stored twice.

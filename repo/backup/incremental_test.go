@@ -189,6 +189,40 @@ func TestRacyWindow(t *testing.T) {
 	}
 }
 
+// A change that keeps size and mtime shows in the ctime; and the ctime has its racy window too.
+func TestHiddenChange(t *testing.T) {
+	src, cache := t.TempDir(), t.TempDir()
+	path, past := filepath.Join(src, "f"), time.Now().Add(-1000*time.Hour)
+	st, c := newRepo(t)
+	o := backup.Options{Sources: []string{src}, CacheDir: cache, Type: snapshot.Incremental}
+	for i := range 3 {
+		write(t, path, random(byte(i), 1000))
+		if err := os.Chtimes(path, past, past); err != nil {
+			t.Fatal(err)
+		}
+		res := run(t, open(t, st, repo.Access{Credential: c}), o)
+		compare(t, tree(t, st, res.Snapshot), map[string]string{path: string(random(byte(i), 1000))})
+		if s := res.Stats; s.New+s.Changed != 1 {
+			t.Errorf("%d: %+v", i, s)
+		}
+	}
+	for range 2 { // the parent of the second began now
+		r, err := repo.Open(t.Context(), st, repo.Access{Credential: c}, repo.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Type = snapshot.Full
+		run(t, r, o)
+		o.Type = snapshot.Incremental
+		if r, err = repo.Open(t.Context(), st, repo.Access{Credential: c}, repo.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if res := run(t, r, o); res.Stats.Changed != 1 {
+			t.Errorf("in the racy window: %+v", res.Stats)
+		}
+	}
+}
+
 func TestDifferential(t *testing.T) {
 	src, cache := t.TempDir(), t.TempDir()
 	st, c := newRepo(t)

@@ -1,12 +1,15 @@
 package backup_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,17 +131,133 @@ func TestScale(t *testing.T) {
 		first, again := twice(t, src, 1, uint64(n))
 		t.Logf("%d levels: live heap %.1f MiB at first, %.1f MiB again", n, mib(first), mib(again))
 	})
-	t.Run("held back", func(t *testing.T) {
-		// A large file that comes first holds the parts behind it.
-		src, n := filepath.Join(base, "held"), 10_000
-		write(t, filepath.Join(src, "a large one"), random(1, 16<<20))
-		for i := range n {
-			if err := os.WriteFile(filepath.Join(src, fmt.Sprint("file number ", i)), []byte{1, 2, 3}, 0o600); err != nil {
-				t.Fatal(err)
-			}
+}
+
+// A tree that is deeper than a snapshot may be is saved as far as it can be walked again.
+func TestTooDeep(t *testing.T) {
+	if os.Getenv("PACKHOLD_SCALE_TESTS") == "" {
+		t.Skip("PACKHOLD_SCALE_TESTS is not set")
+	}
+	src := t.TempDir()
+	at, err := os.OpenRoot(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { at.Close() }()
+	for range snapshot.MaxDepth + 5 {
+		if err := at.Mkdir("d", 0o700); err != nil {
+			t.Fatal(err)
 		}
-		twice(t, src, uint64(n)+1, 0)
-	})
+		next, err := at.OpenRoot("d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at.Close()
+		at = next
+	}
+	st, c := newRepo(t)
+	res := run(t, open(t, st, repo.Access{Credential: c}), backup.Options{Sources: []string{src}})
+	if len(res.Skipped) != 1 || res.Stats.Dirs != snapshot.MaxDepth-1 {
+		t.Errorf("skipped %d items, saved %d directories", len(res.Skipped), res.Stats.Dirs)
+	}
+	tree(t, st, res.Snapshot)
+}
+
+// paused runs a backup, stops one of its two workers, or the reader of large files, at the first piece of a large file until nothing moves any
+// more, and tells hold how many files were begun by then.
+func paused(t *testing.T, src string, hold func(began int64)) *backup.Result {
+	t.Helper()
+	st, c := newRepo(t)
+	var files atomic.Int64
+	var held atomic.Bool
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p := &hook{start: func(string) { files.Add(1) }}
+	wait := func() {
+		if !held.CompareAndSwap(false, true) {
+			return // the other worker goes on
+		}
+		for last := int64(-1); files.Load() != last; time.Sleep(100 * time.Millisecond) {
+			last = files.Load()
+		}
+		hold(files.Load())
+	}
+	p.done = func() {
+		p.mu.Lock()
+		large := p.bytes > 1<<16 // part of a large file
+		p.mu.Unlock()
+		if large {
+			wait()
+		}
+	}
+	res, err := backup.Run(ctx, open(t, st, repo.Access{Credential: c}), backup.Options{Sources: []string{src}, Progress: p, Workers: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// The walk does not run ahead of large files without limit: neither of one that is first in a huge directory, nor of many.
+func TestWalkPauses(t *testing.T) {
+	src := t.TempDir()
+	write(t, filepath.Join(src, "a large one"), random(1, 3<<20))
+	const files = 9_500
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprint("file number ", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var began int64
+	res := paused(t, src, func(n int64) { began = n })
+	if began < 15*512 || began > 17*512 {
+		t.Errorf("%d files were begun before the large one was done", began)
+	}
+	if res.Stats.Files != files+1 || len(res.Skipped) > 0 {
+		t.Errorf("%+v", res.Stats)
+	}
+
+	t.Run("and fails", func(t *testing.T) { failPaused(t, src) })
+
+	src = t.TempDir()
+	const dirs = 300
+	for i := range dirs {
+		path := filepath.Join(src, fmt.Sprint(i), "large")
+		write(t, path, nil)
+		if err := os.Truncate(path, 2<<20); err != nil { // one hole: nothing to read
+			t.Fatal(err)
+		}
+	}
+	res = paused(t, src, func(n int64) { began = n })
+	if began < 64 || began > 64+4 {
+		t.Errorf("%d large files were begun while none was done", began)
+	}
+	if res.Stats.Files != dirs || len(res.Skipped) > 0 {
+		t.Errorf("%+v", res.Stats)
+	}
+}
+
+// failPaused checks that a backup that fails while its walk pauses closes everything.
+func failPaused(t *testing.T, src string) {
+	st, c := newRepo(t)
+	r := open(t, st, repo.Access{Credential: c})
+	goroutines, descriptors := runtime.NumGoroutine(), openFiles(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p := &hook{}
+	var held atomic.Bool
+	p.done = func() {
+		p.mu.Lock()
+		large := p.bytes > 1<<16
+		p.mu.Unlock()
+		if large && held.CompareAndSwap(false, true) {
+			time.Sleep(200 * time.Millisecond) // the walk goes on meanwhile, as far as it may
+			cancel()
+		}
+	}
+	if _, err := backup.Run(ctx, r, backup.Options{Sources: []string{src}, Progress: p, Workers: 2}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	settled(t, goroutines, descriptors)
 }
 
 func mib(n uint64) float64 { return float64(n) / (1 << 20) }

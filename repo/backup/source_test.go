@@ -295,6 +295,9 @@ func TestChangedAfterOpen(t *testing.T) {
 		if len(res.Skipped) != 1 || res.Skipped[0].Path != path || !strings.Contains(res.Skipped[0].Reason, "changed while it was read") {
 			t.Errorf("to %d: skipped %v", to, res.Skipped)
 		}
+		if to > int64(len(data)) {
+			continue
+		}
 		// The next backup has it as it is.
 		res = run(t, open(t, st, repo.Access{Credential: c}), o)
 		if got := tree(t, st, res.Snapshot)[path]; int64(len(got)) != to || res.Stats.Changed != 1 {
