@@ -120,7 +120,7 @@ func TestSlots(t *testing.T) {
 			}
 			// One good copy is enough, and it is the one that is used.
 			mustPut(t, s, names[2], good)
-			if by == nil {
+			if by == nil && !race {
 				r, err := open(t, s, passphrase)
 				if err != nil {
 					t.Fatalf("%s, with a good replica: %v", what, err)
@@ -133,6 +133,9 @@ func TestSlots(t *testing.T) {
 	}
 	// Damage anywhere in the main copy: the replicas answer.
 	for _, at := range []int{0, 9, 20, 60, len(good) / 2, len(good) - 1} {
+		if race && at != 60 {
+			continue
+		}
 		s := base.Clone()
 		bad := bytes.Clone(good)
 		bad[at] ^= 4
@@ -193,6 +196,9 @@ func TestJunkSlots(t *testing.T) {
 	}
 	if _, err := open(t, base, "not the passphrase"); !errors.Is(err, crypt.ErrPassphrase) {
 		t.Errorf("wrong passphrase, with junk slots: %v", err)
+	}
+	if race {
+		return // the rest derives 20 keys
 	}
 	id := strings.TrimPrefix(slotNames(t, func() backends.Storage { s, _ := newTestRepo(t); return s }())[0], "keys/")
 	remove(t, base, "keys/"+id, "replica/")

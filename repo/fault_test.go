@@ -45,13 +45,17 @@ func (m manner) String() string {
 var long = os.Getenv("PACKHOLD_LONG") != ""
 
 // eachFault runs f with every n-th storage call failing, until a run has fewer calls. The first manner is tried at each n, the others at every
-// third, or with long at each.
+// third, or with long at each. With the race detector it is a sample.
 func eachFault(t *testing.T, f func(t *testing.T, rule fault.Rule, want error) (calls int)) {
 	t.Helper()
 	runs := 0
 	for i, m := range manners {
 		first, step := 1, 1
-		if i > 0 && !long {
+		switch {
+		case long:
+		case race:
+			first, step = 1+3*i, 17
+		case i > 0:
 			first, step = i, 3
 		}
 		for n := first; ; n += step {
@@ -164,6 +168,7 @@ func placesOf(t *testing.T, r *Repo) map[crypt.ID]int {
 }
 
 func TestSessionFaults(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	old := randomBlobs(3, 3000)
 	store(t, openWriter(t, base, c), old...)
@@ -215,12 +220,17 @@ func TestSessionFaults(t *testing.T) {
 
 // TestSessionCrash kills a session after every storage call.
 func TestSessionCrash(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	old := randomBlobs(3, 3000)
 	store(t, openWriter(t, base, c), old...)
 	blobs := append(randomBlobs(6, 330_000), old[0])
 	adopted := uint64(0)
-	for n := int64(0); ; n++ {
+	step := int64(1)
+	if race {
+		step = 9
+	}
+	for n := int64(0); ; n += step {
 		inner := base.Clone()
 		st := fault.New(inner)
 		r := openWriter(t, st, c)
@@ -265,6 +275,7 @@ func TestSessionCrash(t *testing.T) {
 }
 
 func TestInitFaults(t *testing.T) {
+	t.Parallel()
 	o, err := initOptions()
 	if err != nil {
 		t.Fatal(err)
@@ -348,6 +359,7 @@ func usable(t *testing.T, s backends.Storage) map[crypt.SlotID]bool {
 }
 
 func TestKeyFaults(t *testing.T) {
+	t.Parallel()
 	base, _ := newTestRepo(t)
 	word := []byte("another long passphrase")
 	old := admin(t, base).keys.Slot

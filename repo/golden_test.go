@@ -85,8 +85,7 @@ func TestGolden(t *testing.T) {
 				g.make(t, dir)
 			}
 			s := load(t, dir)
-			g.read(t, s)
-			g.damage(t, s)
+			g.damage(t, s, g.read(t, s))
 		})
 	}
 }
@@ -120,7 +119,7 @@ func load(t *testing.T, dir string) *mem.Store {
 	return s
 }
 
-func (g golden) read(t *testing.T, s *mem.Store) {
+func (g golden) read(t *testing.T, s *mem.Store) *repo.Repo {
 	r, err := repo.Open(t.Context(), s, repo.Access{Passphrase: []byte(goldenPassphrase)}, repo.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -168,6 +167,7 @@ func (g golden) read(t *testing.T, s *mem.Store) {
 		t.Errorf("audit: %v, %+v", err, rep)
 	}
 	g.control(t, s, r)
+	return r
 }
 
 // control reads the objects that no command of this version writes.
@@ -236,7 +236,7 @@ func (g golden) regroup(t *testing.T, s *mem.Store, body *repo.Group, parity [][
 }
 
 // damage flips one byte in the middle of every object: none is taken for whole.
-func (g golden) damage(t *testing.T, good *mem.Store) {
+func (g golden) damage(t *testing.T, good *mem.Store, r *repo.Repo) {
 	s := good.Clone()
 	for i, err := range good.List(t.Context(), "") {
 		if err != nil {
@@ -252,10 +252,6 @@ func (g golden) damage(t *testing.T, good *mem.Store) {
 				t.Fatal(err)
 			}
 			continue
-		}
-		r, err := repo.Open(t.Context(), good, repo.Access{Passphrase: []byte(goldenPassphrase)}, repo.Options{})
-		if err != nil {
-			t.Fatal(err)
 		}
 		if !strings.HasPrefix(i.Name, "audit/") && r.CheckObject(i.Name, b) == nil {
 			t.Errorf("damage in %s is not found", i.Name)

