@@ -14,7 +14,7 @@ func TestText(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(sealed) != encSize+Overhead+len(text) {
+		if len(sealed) != 32+encSize+Overhead+len(text) {
 			t.Errorf("%d bytes are sealed in %d", len(text), len(sealed))
 		}
 		if len(text) > 0 && bytes.Contains(sealed, text) {
@@ -25,7 +25,7 @@ func TestText(t *testing.T) {
 			t.Errorf("opened as %.20q, %v", got, err)
 		}
 		again, err := k.Public().SealText(testRepo, "audit/x/7", text)
-		if err != nil || bytes.Equal(again[:encSize], sealed[:encSize]) || bytes.Equal(again[encSize:], sealed[encSize:]) {
+		if err != nil || bytes.Equal(again[:32], sealed[:32]) || bytes.Equal(again[32:32+encSize], sealed[32:32+encSize]) || bytes.Equal(again[32+encSize:], sealed[32+encSize:]) {
 			t.Errorf("the same text is sealed alike: %v", err)
 		}
 	}
@@ -101,15 +101,15 @@ func TestTextVector(t *testing.T) {
 }
 
 // textVector is the base64 of a sealed text; line feeds do not matter.
-const textVector = `MZXd2WuPbDenBbeP4WMn4N7IhRoYU54+g3KyxjS0IZjscDhfc6kcdG2Q8hAbNV87eLrmDB3pNSQvCj2+5MREv/eOp3mA8+C+3R4IZ3JPlJ3cgn/jaWrfUhOYzRR5t672tajcyrW95VgI
-KgFcSGMwD8skvJdOKu+zc6empJNGh1wMMQeRk5YRvgvoBGKO7zdY6fE3MT5gd2AWK2mFyNGFwEd8URZuNID2mXanBUzbgQS4rDDWOQeeSVTk8B1V4cmujGhrYTuUT79dEq1grbbH5UKT
-p+ngTR2pIIwjxcAqncIz0LIAWz+dDPztpNCwDav6f+g4fJsYQzBy7RrERxfLUywUuVhbPpZx3idTAXi2N+DySW8ib1LULHPvHguQJMAtCWMvJ3W+STpb3S6OTTT2KlWqCIKQ6ZXoLVUK
-rNRzV96FPI4nE6TAeY1/jFa6mXk+fxBo9Xwc23SEnn/r1HVQ6rxn5jDHzOw7CO/IqulV1wBv618340pWVoVDu6Yz6Wrsmh4CZLWs88Bk49z0qRSneUt9nidC1f5rPf4EpQvH8lwpwUAF
-2+Kucb8xTMIYun0uwfihb2sI+5zipmZHrK46ChQdc21zp3oatcakCfj91/p6CL0TSdMXm5567glAejgmKoNBYjyAAypI0Bxtl26BlXSzVHIxhWmqPvhh6UtBpY2WALfCoPfYG9pSvpGe
-naCdu8uitvPbjrZocOstFXzEO+OHe+1HyCSW3YfdbkReWj00jYXKDnOzqH8VP/Yv3ny+l54UZBWd3dSg8z/z6xiHoArdPP3wy7q9XEadT7FKVXqVKuV7Y92yCygXr8IChxnXqc3wYD2+
-L7JYMdzVuIqPtxWKwz5UTb6UTv8I8KwF+O8IczNieRn+uNcSZUQziKei8ZzhsXrGXCq6/NlUQZxTE4zYM1cF0wIbx90JdfJBgbG2c7NekDB5mN+hP9FY0q0U1ScaT32XdN/23mg7wblR
-PtBWEKFj/xXsP45hJjzTLiIqSTdp8WmIAWW4Y+nCkRzyH03DInRwOeeSD+WdzokejjEODWuBCrkZxfYaXyeDoeBKRJchbjt7EOo7q0lPmF40QhNF2D9sXxfVV5p9Y7sw3mSM44Thu7Mi
-dL4NJyFQLvP2YMe1pIkZzC4sdeztg0iz0orG6RDCYvPghSxwQsr9h9qzM58sym7oRvF8wsn2oh3of38x08IvBHRmo5jd8vM2gg+jYMD4Q06r0rPAEMf9c1klG8ObMoDmXVDg0OEuSQt9
-1lZovhqOGK6+BdZplzN3qMi8g2rVWsDE4kh1uOoTzAGxkexBD98WPDD7bDWqsTt9HS4Pmw5d89x1C/3cHQoUxVd3jybeHLuReB5y1kafvMzyGR+AnQrlLP5228bJlJpT2CbbPcmEljzN
-6OQcKvZUlAoYRbRcKFePisOnOZSEcLDlgAvr/LWFawJwTczUuKQEuya+wO8yLgVl469r7vn3akUa44d9Jhj9747dpJnPoAVEtVwr3XHdtWuDcQnfUz7mg07QfEhUHMm2qEeUJP4XQDmJ
-ZfDf9FHib6P5TlrsFplawZmPf9c/IS+534HEF3AhGpVPYcjg7cfFLj8=`
+const textVector = `l5NoDd7wOtHwUIf8LFixUobv7ITm8x6t1MsDrrXfyNqGOd7D8mTT76m+iv0lGVU4UFKRyOFYrGhzC6+P35EMN+rd2iFeEIYVMbGzqAYBP/y/rJCJMvGmmQkZ4EkDXLCOxiU+KQaCIgy0
+Sz3QiVMU8HB3z3weQnozLZHuAZKsb1/G5A4OCwWUiWVdW3qE8CYtzSx0JC28ynxfaTR9Md0OsxSE8CiTdZjikGMaUzc2Jwx7AJJCeA7hYBea7NRK7C8zkNdfdHs4bgQlWVC7GxwsESk9
+T2GUEy6bnQeJozSVLHUrYLoujTpTaQw+NwlfEYpgXCAHHoGP8OA8373TfCiYAz/2A8cggazp6BhsqCIGsGyV7aPOpLjl/rNG6TvZQYXCP6d1PRzCV4FQdxowqhWya6V45BRZjZGtSPTj
+exJ2KRx6VQMY2EmLyNyewtuhbp9xB3SbIDNV/JWipshXvkoh/M/3g0w6JxowllXImVl1jrOtZJxl0Qq//bJN4qMk652v4Rzys8XfX2EgM6FdoMgPSIrTsNF4qB/NgDcbmHDrRS98spOL
+qO2CH33oRQpIsOaqdj7zcgL+9iNDOHtbWnj/T/tmWcc36tJD66Uf1su8EaajjOXj1219ZdMhd6A4EIrC7JuZrHI1fYAZq6uE6yERwsP9xkRdOygyh1vixpkZ46ZSp/7YTqShv6w/cNcE
+ghEkiDV4vUBS5LYSulN4ShP2p7Weo02xJWAmc4cH0YSCxZmqT5pCF5EF/3vtK/4DHIsd9ykMaaCg70fsmr0o4I4xw5jKMmoktlPC4sJ5TVKeXoUkuxL7vGhHWnpflGA45kGzUGMUOMWI
+1kE8IDa0VWLcipgmys7Kz4PK4s8Ct5sySjKVXYzjZBfkFE3gE7yyiavb2hGPb2TmA+6z2CkWFyL5AWH7kei2gVUPeEykhTXwIiylCWQzLKpPHIIH5JQV5aF+S/44352nYqsductW2jtR
+FdEF/ZN3pPJU/eY0PDdskpsMug5xYF/42n7s+NUz15S5P3bRxgH3bUcHesN7j0mHFlVwLH+0loadStD0x0iR5C1vQbv6nJO2nkk/w4Sn/EyGSl65WAwDUhdesXnKyDh8EfuldK1d9eej
+SiR2cr5b7sXYUI5aGZZjiipysmfcE27Nnr41fN9mNjO8rLfEZKWkivndwZSgO3IwX0m86okTof9SFji+Ol+FzwqWjoVsbHT3SvQhPLM8Boj0IBYcpSQPAYmPiRTnYCDsTQvWLXUSFUZD
+n+6LcCfUBD5dalDEjXNXJLtqxfmsAToBaKAVYbT1WBUkSvRDtc2mURoZ1TRWI21Gdb/XjyfAo5CvtL1OoANPuMhE2X4klbWSbG3A4a4oUdfC5RCOvW28xoa5sZjiD3jEqiDNd7k5zqUW
+V+E0jjKt9DpSzxZja6AqxnOXINxXdW0xEz/Hq1XYSW7FZs+kpR0JE6Hfhvkddai2JsSa5UeoaVZ3HMC45OUdTqsHk+hWOgQbEpgtGcqaBpy2eoGNjXEMoEcEl2njbFkgl8dTiILADk2H
+enAIOrOJYSNym20+iYbuS1/7hgs1w8sE4rINK6g+g9If1Eq9sfnJfHMajfiiTDKyEYzPBMosWh7EE4KN1PBmu3VuFRjR9ge3eg==`

@@ -86,6 +86,7 @@ func open(t *testing.T, s backends.Storage, word string) (*Repo, error) {
 }
 
 func TestSlots(t *testing.T) {
+	t.Parallel()
 	base, _ := newTestRepo(t)
 	root := admin(t, base).keys.Admin
 	names := slotNames(t, base)
@@ -178,8 +179,39 @@ func TestSlots(t *testing.T) {
 	}
 }
 
+// TestBundles has a newer bundle, which counts, and an older one, which counts only where the newer one is damaged: a storage that fails is no
+// reason to go on with old keys.
+func TestBundles(t *testing.T) {
+	t.Parallel()
+	base, _ := newTestRepo(t)
+	r := admin(t, base)
+	slots, _, err := r.slots(t.Context(), r.keys.Root, "")
+	if err != nil || len(slots) != 1 {
+		t.Fatal(slots, err)
+	}
+	b := r.bundle(r.keys.Identity)
+	b.Slot, b.Generation, b.Writes = slots[0].ID, 2, map[uint32]crypt.WriteSecret{1: r.keys.Writes[1], 2: {9}}
+	object, err := r.keys.Admin.SealBundle(slots[0].Public, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("bundles/2-%v-%v", b.Slot, crypt.Sum(object))
+	mustPut(t, base, name, object)
+	if r, err := open(t, base, passphrase); err != nil || len(r.keys.Writes) != 2 {
+		t.Errorf("the newer bundle: %v", err)
+	}
+	if _, err := open(t, fault.New(base, fault.Rule{Op: fault.Get, Prefix: name}), passphrase); !errors.Is(err, ErrStorage) {
+		t.Errorf("the newer bundle cannot be read: %v", err)
+	}
+	mustPut(t, base, name, flip(object))
+	if r, err := open(t, base, passphrase); err != nil || len(r.keys.Writes) != 1 || problemsWith(t, r, name, ErrDamaged) != 1 {
+		t.Errorf("the newer bundle is damaged: %v", err)
+	}
+}
+
 // TestJunkSlots puts slots of a stranger before the real one: they neither hide it nor cost more than a bounded number of derivations.
 func TestJunkSlots(t *testing.T) {
+	t.Parallel()
 	base, _ := newTestRepo(t)
 	good, err := Fetch(t.Context(), base, slotNames(t, base)[0])
 	if err != nil {
@@ -212,6 +244,7 @@ func TestJunkSlots(t *testing.T) {
 }
 
 func TestConfigs(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	other, _ := func() (*mem.Store, error) {
 		o, err := initOptions()
@@ -265,6 +298,12 @@ func TestConfigs(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), other, access, Options{}); !errors.Is(err, ErrForeign) {
 		t.Errorf("another repository in this place: %v", err)
+	}
+	// Without a credential the first good copy counts, and others than it are reported.
+	mixed := base.Clone()
+	mustPut(t, mixed, configNames[2], foreign)
+	if r, err := open(t, mixed, passphrase); err != nil || problemsWith(t, r, configNames[2], ErrTampered) != 1 {
+		t.Errorf("another repository's config in a replica: %v", err)
 	}
 	// The passphrase alone finds the swap too: the slot knows its root.
 	if _, err := open(t, all(foreign), passphrase); err == nil || errors.Is(err, crypt.ErrPassphrase) {
@@ -338,6 +377,7 @@ func TestSecretsStayInside(t *testing.T) {
 }
 
 func TestParseConfig(t *testing.T) {
+	t.Parallel()
 	s, _ := newTestRepo(t)
 	good, err := Fetch(t.Context(), s, "config")
 	if err != nil {

@@ -160,6 +160,7 @@ func equalBodies(a, b any) error {
 
 // TestControlDamage changes every bit and length of every vector: it is refused, or it is the one form of something else.
 func TestControlDamage(t *testing.T) {
+	t.Parallel()
 	for _, name := range slices.Sorted(maps.Keys(examples())) {
 		v := examples()[name]
 		good := canon.Marshal(v)
@@ -359,6 +360,7 @@ func flipAt(b []byte, at int) []byte {
 }
 
 func TestSuccession(t *testing.T) {
+	t.Parallel()
 	st, _ := newTestRepo(t)
 	r := admin(t, st)
 	old := r.keys.Admin
@@ -427,6 +429,7 @@ func TestCopied(t *testing.T) {
 
 // TestMarkSigners has every kind of mark made by every role.
 func TestMarkSigners(t *testing.T) {
+	t.Parallel()
 	st, _ := newTestRepo(t)
 	want := map[crypt.Role]string{crypt.RoleWriter: "1347", crypt.RoleReader: "", crypt.RoleAdmin: "1234567", crypt.RolePrune: "", crypt.RoleOperator: "12347", 0: "12345678"}
 	for role, kinds := range want {

@@ -78,6 +78,7 @@ func goldenFiles(second bool) map[string][]byte {
 }
 
 func TestGolden(t *testing.T) {
+	t.Parallel()
 	for _, g := range goldens {
 		t.Run(g.name, func(t *testing.T) {
 			dir := filepath.Join("testdata", "golden", g.name)

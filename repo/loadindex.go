@@ -25,6 +25,15 @@ func (r *Repo) LoadIndex(ctx context.Context) error {
 	return r.loadLocked(ctx)
 }
 
+// LoadListed is LoadIndex that also looks packs up in the storage's listing: where a blob has several copies, one that is there is then
+// preferred. It is for operations that read much.
+func (r *Repo) LoadListed(ctx context.Context) error {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	r.listPacks = true
+	return r.loadLocked(ctx)
+}
+
 func (r *Repo) loadLocked(ctx context.Context) error {
 	began := r.now()
 	if err := r.loadIndex(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -191,6 +192,7 @@ func TestVMClone(t *testing.T) {
 
 // TestConcurrentSessions runs sessions of two hosts, two each, over overlapping blobs.
 func TestConcurrentSessions(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
 	blobs := randomBlobs(24, 100_000)
@@ -220,6 +222,51 @@ func TestConcurrentSessions(t *testing.T) {
 	}
 }
 
+// TestOrder looks at the order of a session's calls, on which everything rests.
+func TestOrder(t *testing.T) {
+	base, c := newTestRepo(t)
+	store(t, openWriter(t, base, c), []byte("old"))
+	st := fault.New(base)
+	r := openWriter(t, st, c)
+	var mu sync.Mutex
+	var calls []string
+	st.SetHook(func(op fault.Op, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		prefix, _, _ := strings.Cut(name, "/")
+		if n := len(calls); n == 0 || calls[n-1] != op.String()+" "+prefix {
+			calls = append(calls, op.String()+" "+prefix)
+		}
+		return nil
+	})
+	if _, _, err := backup(t.Context(), r, randomBlobs(2, 5000)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"put leases", "list condemned", "list index", "get index", "list leases", "put packs", "put index", "list snapshots", "put snapshots", "delete leases"}
+	for _, call := range calls {
+		if len(want) > 0 && call == want[0] {
+			want = want[1:]
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("%q does not come where it should in %q", want[0], calls)
+	}
+	first := func(call string) int { return slices.Index(calls, call) }
+	last := func(call string) int {
+		at := -1
+		for i, c := range calls {
+			if c == call {
+				at = i
+			}
+		}
+		return at
+	}
+	if first("put leases") != 0 || first("list condemned") > first("list index") || max(last("put packs"), last("put meta")) > first("put index") ||
+		last("put index") > first("put snapshots") {
+		t.Errorf("order %q", calls)
+	}
+}
+
 func TestCommitRetry(t *testing.T) {
 	base, c := newTestRepo(t)
 	r := openWriter(t, base, c)
@@ -238,6 +285,7 @@ func TestCommitRetry(t *testing.T) {
 }
 
 func TestCondemned(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	prune := enroll(t, st, "pruner", crypt.RolePrune, "")
 	blobs := randomBlobs(3, 5000)
@@ -327,6 +375,7 @@ func prune2(r *Repo, s backends.Storage) *Repo {
 
 // TestAdoptSafety leaves packs without a segment, of which some are condemned, of another host, or broken: none is adopted.
 func TestAdoptSafety(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	prune := enroll(t, base, "pruner", crypt.RolePrune, "")
 	other := enroll(t, base, "host-b", crypt.RoleWriter, "")
@@ -379,6 +428,10 @@ func TestAdoptSafety(t *testing.T) {
 		by := openWriter(t, s, c)
 		if f.by != nil {
 			by = prune2(f.by, s)
+		}
+		// An open session of our own makes us look at all packs.
+		if _, err := openWriter(t, s, c).Begin(t.Context(), SessionOptions{}); err != nil {
+			t.Fatal(err)
 		}
 		leave(by)
 		f.spoil(s)
@@ -434,6 +487,15 @@ func TestAdoptDead(t *testing.T) {
 	s.Close(t.Context())
 }
 
+func mustGet(t testing.TB, s backends.Storage, name string) []byte {
+	t.Helper()
+	b, err := s.Get(t.Context(), name, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func TestLeases(t *testing.T) {
 	st, c := newTestRepo(t)
 	r := openWriter(t, st, c)
@@ -457,6 +519,14 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := st.Put(t.Context(), leaseName(s.ID, 2), b, backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// A lease that says another number than its name.
+	put(t, r, crypt.TypeLease, leaseName(s.ID, 3), Lease{Session: s.ID, Host: c.Identity.Host, Nonce: s.nonce[:], Renewal: 4}, false)
+	if _, err := r.parseLease(leaseName(s.ID, 3), mustGet(t, st, leaseName(s.ID, 3))); !errors.Is(err, ErrTampered) {
+		t.Errorf("a lease of another number: %v", err)
+	}
+	if err := st.Delete(t.Context(), leaseName(s.ID, 3)); err != nil {
 		t.Fatal(err)
 	}
 	open, err := r.openSessions(t.Context())
@@ -505,6 +575,7 @@ func segmentOf(t *testing.T, r *Repo, st backends.Storage, f func(*index.Segment
 }
 
 func TestSegments(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
 	prune := enroll(t, st, "pruner", crypt.RolePrune, "")
@@ -622,6 +693,7 @@ func (r *Repo) parse(t *testing.T, s backends.Storage, name string) (*index.Segm
 }
 
 func TestRevocation(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	lost := enroll(t, st, "stolen", crypt.RoleWriter|crypt.RolePrune, "")
 	blobs := randomBlobs(3, 5000)
@@ -668,19 +740,22 @@ func TestRevocation(t *testing.T) {
 	if _, err := openWriter(t, st, &thief).Begin(t.Context(), SessionOptions{}); !errors.Is(err, ErrNeedHost) {
 		t.Errorf("a revoked host begins a session: %v", err)
 	}
+	unmarked := st.Clone()
 	// Its finals are half believed.
 	put(t, prune2(lost, st), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{1}),
 		CondemnedFinal{ID: [16]byte{1}, Packs: refsOf(t, st, "packs/", "meta/")}, false)
 	readAll(t, st, append(blobs, []byte("another"))...)
-	// What it forgets is not forgotten, and a mark by another than the root revokes nobody.
-	if r := openWriter(t, st, c); r.Index() != nil {
-		t.Error("an index before LoadIndex")
-	}
 	// Without the mark any other host may be the revoked one.
-	if err := st.Delete(t.Context(), name); err != nil {
+	other := enroll(t, unmarked, "host-b", crypt.RoleWriter, "")
+	if err := other.LoadIndex(t.Context()); err != nil || !other.Index().Has(crypt.Sum([]byte("another"))) {
+		t.Errorf("another host's packs are not relied on: %v", err)
+	}
+	if err := unmarked.Delete(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
+	oc := *c
+	oc.Identity = other.keys.Identity
+	other = openWriter(t, unmarked, &oc)
 	if problemsWith(t, other, "marks/", ErrTampered) != 1 {
 		t.Errorf("problems %v", other.Problems())
 	}
@@ -693,6 +768,7 @@ func TestRevocation(t *testing.T) {
 }
 
 func TestDomains(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	nextSettings(t, st, func(s *Settings) { s.Domains = []string{"lab"} })
 	lab1, lab2 := enroll(t, st, "lab1", crypt.RoleWriter, "lab"), enroll(t, st, "lab2", crypt.RoleWriter, "lab")
@@ -730,6 +806,7 @@ func TestDomains(t *testing.T) {
 
 // TestSquatted has a hostile enrolled host take names before their owners do.
 func TestSquatted(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	bad := enroll(t, st, "hostile", crypt.RoleWriter, "")
 	r := openWriter(t, st, c)
@@ -805,6 +882,7 @@ func TestSquatted(t *testing.T) {
 
 // TestVerified has a reader report a pack and a blob as lost: the next backup stores them again.
 func TestVerified(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	rd := enroll(t, st, "reader", crypt.RoleReader, "")
 	blobs := randomBlobs(3, 5000)
@@ -911,6 +989,7 @@ func TestLinks(t *testing.T) {
 
 // TestReread deletes packs as a prune does that moved their blobs after the reader had read the index.
 func TestReread(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	prune := enroll(t, base, "pruner", crypt.RoleWriter|crypt.RolePrune, "")
 	st := fault.New(base)
@@ -994,6 +1073,7 @@ func TestReread(t *testing.T) {
 
 // TestMend reads blobs of packs with damage that parity mends: flipped bytes, and sectors that cannot be read.
 func TestMend(t *testing.T) {
+	t.Parallel()
 	base, c := newTestRepo(t)
 	blobs := randomBlobs(20, 50_000)
 	if _, _, err := backup(t.Context(), openWriter(t, base, c), blobs); err != nil {

@@ -125,6 +125,7 @@ func randomBlobs(n, size int) [][]byte {
 }
 
 func TestStoreAndRead(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	blobs := randomBlobs(40, 100_000)
 	w := openWriter(t, st, c)
@@ -170,6 +171,7 @@ func TestStoreAndRead(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	st, _ := newTestRepo(t)
 	r := openReader(t, st)
 	r.iterations = crypt.MinIterations
@@ -236,6 +238,7 @@ func allNames(t testing.TB, s backends.Storage, prefix string) map[string]int64 
 }
 
 func TestEnroll(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	blobs := randomBlobs(4, 5000)
 	store(t, openWriter(t, st, c), blobs...)
@@ -251,6 +254,7 @@ func TestEnroll(t *testing.T) {
 
 // TestAdopt kills a session after its packs are stored: the next one finds them.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	st, c := newTestRepo(t)
 	blobs := randomBlobs(30, 100_000)
 	w := openWriter(t, st, c)

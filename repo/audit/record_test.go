@@ -38,7 +38,7 @@ const (
 
 // The leaf hashes are SHA-256 of a zero byte and the line, computed by another program.
 const (
-	goldenLeaf      = "413ede50487f2b3ddfbc044a09fa2a3981dd30c662de677c2e7a3e7b45239ea4"
+	goldenLeaf      = "bd97b0983513d3f1a7c9655d1827422d0d9dd3d3d2b761d987e01d4acd058dea"
 	goldenStartLeaf = "8f5f4dc35fa2e38aa4c611bd08a8580f69c1cd4417ca34a1810263a075657c94"
 )
 

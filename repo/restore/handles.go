@@ -179,9 +179,10 @@ type item struct {
 
 	fail *failure // guarded by engine.mu
 
-	f    *os.File
-	temp string // name while unfinished, "" before it exists
-	pool handleState
+	f       *os.File
+	writing sync.Mutex // of f
+	temp    string     // name while unfinished, "" before it exists
+	pool    handleState
 }
 
 // action is what is done with an item.

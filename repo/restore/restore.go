@@ -181,7 +181,7 @@ type counters struct {
 	blobs, packs, fetched, mended, verified                         atomic.Uint64
 }
 
-// Run restores snap from r into dst, which is made if missing. LoadIndex is called unless it was. The Result is valid beside an error too, unless it
+// Run restores snap from r into dst, which is made if missing. The index is read unless it was. The Result is valid beside an error too, unless it
 // is nil: then nothing was done.
 //
 // Errors match ErrForbidden, ErrFull, ErrNoSource, repo.ErrNeedRead, or are the repository's or the destination's. Everything that
@@ -213,7 +213,7 @@ func (silent) Mended(string, error)  {}
 
 func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	if e.repo.Index() == nil {
-		if err := e.repo.LoadIndex(ctx); err != nil {
+		if err := e.repo.LoadListed(ctx); err != nil {
 			return nil, err
 		}
 	}

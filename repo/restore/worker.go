@@ -265,6 +265,9 @@ func (w *worker) writeAt(it *item, plain []byte, at int64) error {
 		return err
 	}
 	defer p.give(it)
+	// The system lets one writer at a time into a file, and others burn a core while they wait.
+	it.writing.Lock()
+	defer it.writing.Unlock()
 	_, err := it.f.WriteAt(plain, at)
 	return err
 }
