@@ -55,7 +55,7 @@ type Storage interface {
 
 	// Get returns exactly n bytes from offset off, or with a negative n all bytes from off on. A file too short for
 	// that, or for off, is an error matching io.ErrUnexpectedEOF, a missing file one matching fs.ErrNotExist. The bytes
-	// are the caller's.
+	// are the caller's, who may Release them.
 	Get(ctx context.Context, name string, off, n int64) ([]byte, error)
 
 	// Stat describes a file. A missing one is an error matching fs.ErrNotExist.

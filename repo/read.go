@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
@@ -138,7 +139,7 @@ func (d *Reader) Open(id crypt.ID, p index.Place, sealed []byte) ([]byte, error)
 	return nil, &Error{Op: "reading blob " + id.String() + " of", Object: name, Off: int64(p.Offset), N: int64(p.Length), Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 }
 
-// ReadPack reads n bytes from off of a pack.
+// ReadPack reads n bytes from off of a pack. They are the caller's, who may give them to backends.Release.
 func (r *Repo) ReadPack(ctx context.Context, p *index.PackInfo, off, n int64) ([]byte, error) {
 	name := PackName(p.Name, p.Tree(), p.Incarnation)
 	b, err := r.storage.Get(ctx, name, off, n)
@@ -202,7 +203,9 @@ func (d *Reader) try(ctx context.Context, id crypt.ID) (t attempt) {
 	for _, p := range t.places {
 		sealed, err := d.r.ReadPack(ctx, p.Pack, int64(p.Offset), int64(p.Length))
 		if err == nil {
-			if t.plain, err = d.Open(id, p, sealed); err == nil {
+			t.plain, err = d.Open(id, p, sealed)
+			backends.Release(sealed)
+			if err == nil {
 				t.err = nil
 				return t
 			}

@@ -405,7 +405,9 @@ func (r *Repo) compare(ctx context.Context, name string, data []byte) error {
 		if err != nil {
 			return storageErr("reading back", name, err)
 		}
-		if !bytes.Equal(b, data[off:off+n]) {
+		same := bytes.Equal(b, data[off:off+n])
+		backends.Release(b)
+		if !same {
 			return &Error{Op: "reading back", Object: name, Off: int64(off), N: int64(n),
 				Err: fmt.Errorf("%w: the storage returns other bytes than were stored", ErrDamaged)}
 		}

@@ -471,7 +471,7 @@ func (s *Store) get(ctx context.Context, name string, off, n int64) ([]byte, err
 	if n, err = backends.Span(info.Size(), off, n); err != nil || n == 0 {
 		return []byte{}, err
 	}
-	data := make([]byte, n)
+	data := backends.Buffer(n)
 	if _, err := f.ReadAt(data, off); err != nil {
 		if err == io.EOF {
 			err = fmt.Errorf("file got shorter: %w", io.ErrUnexpectedEOF)

@@ -60,6 +60,8 @@ func (p *packReader) fetch(off, want int64) error {
 	if ahead {
 		n = min(want, p.size-off)
 	}
+	backends.Release(p.buf)
+	p.buf = nil
 	b, err := p.c.s.Get(p.ctx, p.name, off, n)
 	if err != nil {
 		p.err = err
@@ -84,6 +86,7 @@ func (p *packReader) fetch(off, want int64) error {
 func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byte) error) error {
 	r := &packReader{ctx: ctx, c: c, name: j.name, size: j.size, view: view}
 	rep, err := pack.Scrub(r, j.size, j.id, nil)
+	backends.Release(r.buf)
 	if r.err != nil && !errors.Is(r.err, io.EOF) {
 		if errors.Is(r.err, fs.ErrNotExist) || errors.Is(r.err, io.ErrUnexpectedEOF) {
 			c.problem(Problem{Object: j.name, Err: fmt.Errorf("%w: %w", repo.ErrDamaged, r.err)})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo"
@@ -94,6 +95,7 @@ func (w *worker) do(ctx context.Context, j job) error {
 func (w *worker) fetch(ctx context.Context, j job) error {
 	e, refs := w.e, j.w.refs[j.from:j.to]
 	var sealed []byte
+	defer func() { backends.Release(sealed) }() // what is opened is in the reader's memory
 	var gone error
 	if !e.full.Load() {
 		var err error
