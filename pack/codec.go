@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 
 	"packhold/crypt"
 
@@ -160,6 +159,14 @@ func room(b []byte, n int) []byte {
 	return b[:0]
 }
 
+// grow is room for what is appended to b: n bytes more.
+func grow(b []byte, n int) []byte {
+	if cap(b)-len(b) >= n {
+		return b
+	}
+	return append(room(nil, len(b)+n), b...)
+}
+
 // Decompress appends the raw bytes of plaintext that data holds to dst. It never writes more than a few bytes beyond
 // raw, and refuses data that yields any other length. raw is at most MaxRaw.
 func (c *Codec) Decompress(dst, data []byte, how crypt.Compression, raw uint32) ([]byte, error) {
@@ -184,7 +191,7 @@ func (c *Codec) Decompress(dst, data []byte, how crypt.Compression, raw uint32) 
 		c.decoder = d
 	}
 	n := len(dst)
-	dst = slices.Grow(dst, int(raw)+slack)
+	dst = grow(dst, int(raw)+slack)
 	out, err := c.decoder.DecodeAll(data, dst[:n:n+int(raw)+slack])
 	if err != nil {
 		return dst[:n], fmt.Errorf("decompressing blob: %w", err)

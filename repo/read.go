@@ -128,7 +128,9 @@ func (d *Reader) Open(id crypt.ID, p index.Place, sealed []byte) ([]byte, error)
 		info := crypt.BlobInfo{ID: id, Raw: p.Raw, Compression: p.Compression, Tree: p.Pack.Tree()}
 		var plain []byte
 		if plain, err = d.codec.Open(d.buf[:0], key, info, sealed); err == nil {
-			d.buf = plain[:0]
+			if cap(plain) > cap(d.buf) { // what fits is in buf, cut to the blob's size
+				d.buf = plain[:0]
+			}
 			return plain, nil
 		}
 	}
