@@ -16,7 +16,7 @@ const (
 	leastRead = 64 << 10
 	// slack is what a buffer holds beyond a longest chunk. The chunk in progress moves to the next buffer when one is
 	// full, so more slack means fewer copies.
-	slack = 4 << 20
+	slack = 1 << 20
 	// leastSlack is enough to find the end of a longest chunk: at most ZeroMin + ZeroAlign bytes are undecided about
 	// zero extents, and leastRead may stay unread.
 	leastSlack = ZeroMin + ZeroAlign + leastRead
@@ -31,7 +31,7 @@ type Pool struct {
 	size int
 }
 
-// NewPool makes a pool of buffers of p.Max + 4 MiB each. Memory is taken when a buffer is first used, and kept.
+// NewPool makes a pool of buffers of p.Max + 1 MiB each. Memory is taken when a buffer is first used, and kept.
 //
 // Every open [Splitter] holds one buffer from its first read until it is closed, so a pool should have more buffers
 // than splitters at work; with fewer, one waits for another to close.
