@@ -28,7 +28,7 @@ const (
 )
 
 // treePackSize is the target of tree packs: small, because readers fetch them first and the memory of an open one is not worth more.
-const treePackSize = 8 << 20
+const treePackSize = 4 << 20
 
 // segmentEvery is how often a long session stores an index segment, so that a crash makes others wait or store again little.
 const segmentEvery = 10 * time.Minute
@@ -346,6 +346,21 @@ func (st *stream) finish() {
 	}
 }
 
+// drop gives up the memory of packs that are not open: what comes after the last one needs its own.
+func (st *stream) drop() {
+	n := 0
+	for range cap(st.buffers) {
+		select {
+		case <-st.buffers:
+			n++
+		default:
+		}
+	}
+	for range n {
+		st.buffers <- nil
+	}
+}
+
 // finishPack completes a pack, stores it, reads it back, and adds it to the index.
 func (s *Session) finishPack(p *openPack) error {
 	if err := context.Cause(s.ctx); err != nil {
@@ -519,6 +534,8 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err := s.Flush(); err != nil {
 		return nil, err
 	}
+	s.data.drop()
+	s.tree.drop()
 	if err := s.putSegments(ctx); err != nil {
 		return nil, err
 	}
