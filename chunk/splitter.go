@@ -22,8 +22,8 @@ const (
 	leastSlack = ZeroMin + ZeroAlign + leastRead
 )
 
-// DefaultBuffers is a good number of buffers for one [Splitter]: one to read into and two whose chunks are in work.
-const DefaultBuffers = 3
+// DefaultBuffers is a good number of buffers for one [Splitter]: one to read into and one whose chunks are in work: a third made nothing faster.
+const DefaultBuffers = 2
 
 // A Pool holds a fixed number of buffers, the memory of all splitters that share it. It is safe for concurrent use.
 type Pool struct {
