@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"packhold/crypt/canon"
@@ -262,6 +263,28 @@ func (t *Trust) Certificate(host HostID) *Certificate {
 		}
 	}
 	return best
+}
+
+// Roles returns every role that any certificate gives to host: a later certificate does not undo what the host signed under an earlier one.
+func (t *Trust) Roles(host HostID) (roles Role) {
+	for _, c := range t.hosts[host] {
+		roles |= c.Roles
+	}
+	return roles
+}
+
+// SameDomain reports whether host a relies on packs of host b. The shared domain is "", which every host is in that was not
+// put elsewhere. A host in a domain that is not among domains is alone. What prune stores, it copied from packs that it opened and
+// hashed, so everybody relies on it.
+func (t *Trust) SameDomain(a, b HostID, domains []string) bool {
+	if t.Roles(b)&RolePrune != 0 {
+		return true
+	}
+	ca, cb := t.Certificate(a), t.Certificate(b)
+	if ca == nil || cb == nil || ca.Domain != cb.Domain {
+		return false
+	}
+	return ca.Domain == "" || slices.Contains(domains, ca.Domain)
 }
 
 // Certificates returns the newest certificate of every host, in no order.

@@ -97,6 +97,9 @@ func (b *Builder) length(n, end int) int {
 	return end + tableSize(len(b.o.Session), n) + locatorSize
 }
 
+// Header is what the pack begins with.
+func (b *Builder) Header() crypt.Header { return b.o.Header }
+
 // Len is the unpadded length of the protected part so far.
 func (b *Builder) Len() int {
 	b.mu.Lock()

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"packhold/backends/mem"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/repo/format"
 )
 
 // slotBody is a key slot's body, to craft hostile ones (crypt keeps its own form to itself).
@@ -189,8 +189,8 @@ func TestBundles(t *testing.T) {
 	if err != nil || len(slots) != 1 {
 		t.Fatal(slots, err)
 	}
-	b := r.bundle(r.keys.Identity)
-	b.Slot, b.Generation, b.Writes = slots[0].ID, 2, map[uint32]crypt.WriteSecret{1: r.keys.Writes[1], 2: {9}}
+	b := &crypt.Bundle{Generation: 2, Slot: slots[0].ID, Writes: map[uint32]crypt.WriteSecret{1: r.keys.Writes[1], 2: {9}}, Chunker: r.keys.Chunker,
+		Read: r.keys.Read, Root: r.keys.Admin, Identity: r.keys.Identity}
 	object, err := r.keys.Admin.SealBundle(slots[0].Public, b)
 	if err != nil {
 		t.Fatal(err)
@@ -246,15 +246,10 @@ func TestJunkSlots(t *testing.T) {
 func TestConfigs(t *testing.T) {
 	t.Parallel()
 	base, c := newTestRepo(t)
-	other, _ := func() (*mem.Store, error) {
-		o, err := initOptions()
-		if err != nil {
-			return nil, err
-		}
-		s := mem.New(time.Now)
-		_, err = Init(t.Context(), s, o)
-		return s, err
-	}()
+	other := mem.New(time.Now)
+	if _, err := MakeRepo(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
 	good, err := Fetch(t.Context(), base, "config")
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +259,7 @@ func TestConfigs(t *testing.T) {
 		t.Fatal(err)
 	}
 	access := Access{Credential: c}
-	for _, name := range configNames {
+	for _, name := range format.ConfigNames {
 		for what, b := range map[string][]byte{"flipped": flip(good), "empty": {}, "foreign": foreign, "huge": make([]byte, 1<<20)} {
 			s := base.Clone()
 			mustPut(t, s, name, b)
@@ -285,7 +280,7 @@ func TestConfigs(t *testing.T) {
 	}
 	all := func(b []byte) *mem.Store {
 		s := base.Clone()
-		for _, name := range configNames {
+		for _, name := range format.ConfigNames {
 			mustPut(t, s, name, b)
 		}
 		return s
@@ -301,8 +296,8 @@ func TestConfigs(t *testing.T) {
 	}
 	// Without a credential the first good copy counts, and others than it are reported.
 	mixed := base.Clone()
-	mustPut(t, mixed, configNames[2], foreign)
-	if r, err := open(t, mixed, passphrase); err != nil || problemsWith(t, r, configNames[2], ErrTampered) != 1 {
+	mustPut(t, mixed, format.ConfigNames[2], foreign)
+	if r, err := open(t, mixed, passphrase); err != nil || problemsWith(t, r, format.ConfigNames[2], ErrTampered) != 1 {
 		t.Errorf("another repository's config in a replica: %v", err)
 	}
 	// The passphrase alone finds the swap too: the slot knows its root.
@@ -313,19 +308,12 @@ func TestConfigs(t *testing.T) {
 		t.Errorf("a newer format: %v", err)
 	}
 	none := base.Clone()
-	remove(t, none, configNames[:]...)
+	remove(t, none, format.ConfigNames[:]...)
 	if _, err := Open(t.Context(), none, access, Options{}); !errors.Is(err, ErrNoConfig) {
 		t.Errorf("no config: %v", err)
 	}
 	if _, err := Open(t.Context(), mem.New(time.Now), access, Options{}); !errors.Is(err, ErrNoRepository) {
 		t.Errorf("an empty place: %v", err)
-	}
-	o, err := initOptions()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Init(t.Context(), base.Clone(), o); !errors.Is(err, ErrExists) {
-		t.Errorf("init over a repository: %v", err)
 	}
 }
 
@@ -335,35 +323,12 @@ func flip(b []byte) []byte {
 	return b
 }
 
-// TestInitRace lets a second init remove what it takes for remains while the first is at work: the first must not report success.
-func TestInitRace(t *testing.T) {
-	o, err := initOptions()
-	if err != nil {
-		t.Fatal(err)
-	}
-	inner := mem.New(time.Now)
-	st := fault.New(inner)
-	st.SetHook(func(op fault.Op, name string) error {
-		if op == fault.Put && name == "config" {
-			return inner.Delete(t.Context(), "settings/1")
-		}
-		return nil
-	})
-	if _, err := Init(t.Context(), st, o); !errors.Is(err, ErrExists) {
-		t.Errorf("init without its settings: %v", err)
-	}
-}
-
 // TestSecretsStayInside prints what holds secrets in every way that fmt knows.
 func TestSecretsStayInside(t *testing.T) {
 	s, c := newTestRepo(t)
 	r := admin(t, s)
-	o, err := initOptions()
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := c.Writes[1]
-	for _, v := range []any{*r.keys, r.keys, Access{Credential: c, Passphrase: []byte(passphrase)}, &Access{Passphrase: []byte(passphrase)}, o, &o} {
+	for _, v := range []any{*r.keys, r.keys, Access{Credential: c, Passphrase: []byte(passphrase)}, &Access{Passphrase: []byte(passphrase)}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
 			got := fmt.Sprintf(verb, v)
 			for _, secret := range []string{passphrase, fmt.Sprintf("%x", passphrase), fmt.Sprint([]byte(passphrase)), fmt.Sprint(c.Chunker[:]),
@@ -372,66 +337,6 @@ func TestSecretsStayInside(t *testing.T) {
 					t.Errorf("%T by %s: %s", v, verb, got)
 				}
 			}
-		}
-	}
-}
-
-func TestParseConfig(t *testing.T) {
-	t.Parallel()
-	s, _ := newTestRepo(t)
-	good, err := Fetch(t.Context(), s, "config")
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := admin(t, s).keys.Admin
-	c, err := ParseConfig(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := c.marshal(root); err != nil || !bytes.Equal(again, good) {
-		t.Errorf("%s comes back as %s, %v", good, again, err)
-	}
-	id := fmt.Sprintf("%x", c.ID[:])
-	for what, f := range map[string]func(string) string{
-		"key twice":       func(s string) string { return strings.Replace(s, `"profile"`, `"profile": "fips", "profile"`, 1) },
-		"unknown key":     func(s string) string { return strings.Replace(s, `"profile"`, `"more": 1, "profile"`, 1) },
-		"key in capitals": func(s string) string { return strings.Replace(s, `"profile"`, `"Profile"`, 1) },
-		"no last newline": func(s string) string { return s[:len(s)-1] },
-		"two values":      func(s string) string { return s + s },
-		"other spaces":    func(s string) string { return strings.Replace(s, "  ", "\t", 1) },
-		"id in capitals":  func(s string) string { return strings.Replace(s, id, strings.ToUpper(id), 1) },
-		"unknown profile": func(s string) string { return strings.Replace(s, "standard", "stondard", 1) },
-		"other chunker":   func(s string) string { return strings.Replace(s, `"average": `, `"average": 1`, 1) },
-		"huge number":     func(s string) string { return strings.Replace(s, `"min": `, `"min": 99999999999999999999`, 1) },
-		"a null":          func(string) string { return "null\n" },
-		"a list":          func(string) string { return "[]\n" },
-		"nothing":         func(string) string { return "" },
-		"too long":        func(s string) string { return s + strings.Repeat(" ", maxConfig) },
-	} {
-		if bad := f(string(good)); bad == string(good) {
-			t.Errorf("%s: nothing was changed", what)
-		} else if _, err := ParseConfig([]byte(bad)); err == nil {
-			t.Errorf("%s: accepted", what)
-		}
-	}
-	for bit := range 8 * len(good) {
-		bad := bytes.Clone(good)
-		bad[bit/8] ^= 1 << (bit % 8)
-		if _, err := ParseConfig(bad); err == nil {
-			t.Errorf("bit %d is not protected", bit)
-		}
-	}
-	// Signed by a root, and outside policy all the same.
-	for what, f := range map[string]func(*Config){"profile": func(c *Config) { c.Profile = "none" }, "chunker": func(c *Config) { c.Chunker.Max = 1 << 30 }} {
-		bad := *c
-		bad.Root = ed25519.PublicKey(root.Public())
-		f(&bad)
-		b, err := bad.marshal(root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := ParseConfig(b); err == nil {
-			t.Errorf("%s outside policy: accepted", what)
 		}
 	}
 }

@@ -2,16 +2,15 @@ package repo
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
+	"packhold/repo/format"
 )
 
 // adopt finds the packs that a crashed or interrupted session of this host stored and no index names, so that they need not be
@@ -83,11 +82,11 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 	}
 	out := make(map[crypt.SessionID]*lease)
 	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
-		id, err2 := leaseSession(i.Name)
+		id, err2 := format.LeaseSession(i.Name)
 		if err2 != nil {
 			return damaged("listing", i.Name, err2)
 		}
-		var l *Lease
+		var l *format.Lease
 		if err == nil {
 			l, err = r.parseLease(i.Name, object)
 		}
@@ -116,48 +115,26 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 		return nil, err
 	}
 	for id, l := range out {
-		switch _, err := r.storage.Stat(ctx, "snapshots/"+id.String()); {
+		switch _, err := Stat(ctx, r.storage, "snapshots/"+id.String()); {
 		case err == nil:
 			l.ended = true
 		case !isMissing(err):
-			return nil, storageErr("reading", "snapshots/"+id.String(), err)
+			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// leaseSession is the session that the name of a lease or renewal says.
-func leaseSession(name string) (id crypt.SessionID, err error) {
-	base, _, _ := strings.Cut(strings.TrimPrefix(name, "leases/"), ".")
-	b, err := hex.DecodeString(base)
-	if err != nil || len(b) != len(id) {
-		return id, errors.New("not the name of a lease")
-	}
-	return crypt.SessionID(b), nil
-}
-
 // parseLease opens a lease or renewal and checks that it is its signer's and the one it is named for.
-func (r *Repo) parseLease(name string, object []byte) (*Lease, error) {
-	s, err := r.openSigned(crypt.TypeLease, name, object)
+func (r *Repo) parseLease(name string, object []byte) (*format.Lease, error) {
+	l, signer, err := openBody[format.Lease](r, crypt.TypeLease, name, object)
 	if err != nil {
 		return nil, err
 	}
-	l, err := parseBody[Lease](s.Body)
-	if err != nil {
-		return nil, damaged("reading", name, err)
-	}
-	if l.Host != s.Signer || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session || leaseName(l.Session, l.Renewal) != name {
+	if l.Host != signer || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session || format.LeaseName(l.Session, l.Renewal) != name {
 		return nil, tampered("reading", name, errors.New("the session is not its signer's, or its name is another's"))
 	}
 	return l, nil
-}
-
-// leaseName is the name of the lease of a session, or of its n-th renewal.
-func leaseName(id crypt.SessionID, n uint32) string {
-	if n == 0 {
-		return "leases/" + id.String()
-	}
-	return fmt.Sprintf("leases/%v.%d", id, n)
 }
 
 // adoptPacks adds every whole pack of this host that no index names and that is neither condemned nor final. It returns how many.
@@ -177,7 +154,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 			return n, err
 		}
 		for _, i := range infos {
-			id, tree, inc, err := parsePackName(i.Name)
+			id, tree, inc, err := format.ParsePackName(i.Name)
 			pid := index.PackID{Name: id, Incarnation: inc}
 			if err != nil || named[pid] || excluded.packs[pid] != 0 || excluded.blind || inc != 0 {
 				continue

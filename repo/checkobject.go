@@ -7,11 +7,9 @@ import (
 	"strings"
 
 	"packhold/crypt"
+	"packhold/repo/format"
+	"packhold/repo/snapshot"
 )
-
-// ControlPrefixes are where the objects stand that CheckObject knows: all but packs and audit logs.
-var ControlPrefixes = [...]string{"config", "replica/", "settings/", "roots/", "keys/", "bundles/", "hosts/", "grants/", "group/", "index/",
-	"snapshots/", "leases/", "condemned/", "forgotten/", "copied/", "marks/", "verified/"}
 
 // CheckObject checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,
 // its seal, its signature and the signer's role, its form. Errors match ErrDamaged or ErrTampered.
@@ -37,7 +35,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 	case "bundles", "grants":
 		// Only their holders can open them; the name commits to every byte.
 		if !strings.HasSuffix(name, crypt.Sum(b).String()) {
-			return bad(errors.New("the bytes do not match the name"))
+			return bad(format.ErrName)
 		}
 		return nil
 	case "index":
@@ -50,12 +48,12 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 		_, err := r.parseCopied(name, b)
 		return bad(err)
 	case "roots":
-		_, err := parseSuccession(r.config.ID, name, b)
+		_, err := r.parseSuccession(name, b)
 		return bad(err)
 	case "group":
 		_, _, whole, err := r.parseGroup(name, b)
 		if err == nil && !whole {
-			err = errors.New("the bytes do not match the name")
+			err = format.ErrName
 		}
 		return bad(err)
 	}
@@ -63,7 +61,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 }
 
 func (r *Repo) checkConfig(name string, b []byte) error {
-	c, err := ParseConfig(b)
+	c, err := format.ParseConfig(b)
 	if err == nil && (c.ID != r.config.ID || !bytes.Equal(c.Root, r.keys.Root)) {
 		return tampered("checking", name, ErrForeign)
 	}
@@ -113,17 +111,53 @@ func (r *Repo) checkControl(prefix, name, rest string, b []byte) (err error) {
 }
 
 // parseVerified opens what a reader says it verified.
-func (r *Repo) parseVerified(name string, object []byte) (*Verified, error) {
-	s, err := r.openSigned(crypt.TypeVerified, name, object)
-	if err != nil {
-		return nil, err
+func (r *Repo) parseVerified(name string, object []byte) (*format.Verified, error) {
+	v, signer, err := openBody[format.Verified](r, crypt.TypeVerified, name, object)
+	if err == nil && v.Host != signer {
+		return nil, tampered("reading", name, errors.New("its signer is another host"))
 	}
-	v, err := parseBody[Verified](s.Body)
+	return v, err
+}
+
+// parseCopied opens copied/<sha256> and checks the record as the one of its home. Errors match ErrDamaged or ErrTampered.
+func (r *Repo) parseCopied(name string, copied []byte) (*snapshot.Record, error) {
+	session, object, err := format.SplitCopied(name, copied)
 	if err != nil {
 		return nil, damaged("reading", name, err)
 	}
-	if v.Host != s.Signer {
-		return nil, tampered("reading", name, errors.New("its signer is another host"))
+	rec, err := r.SnapshotObject("snapshots/"+session.String(), object)
+	if err != nil {
+		return nil, err
 	}
-	return v, nil
+	if rec.Kind != snapshot.Snapshot {
+		return nil, damaged("reading", name, errors.New("not the record of a snapshot"))
+	}
+	return rec, nil
+}
+
+// parseGroup opens a group object. Of one that does not match its name whole is false, and shards that do not match their digests are nil; where
+// not even the body can be opened the error matches ErrDamaged or ErrTampered.
+func (r *Repo) parseGroup(name string, object []byte) (g *format.Group, shards [][]byte, whole bool, err error) {
+	sealed, parity, err := format.SplitGroup(object)
+	if err != nil {
+		return nil, nil, false, damaged("reading", name, err)
+	}
+	// The sealed body is opened as if it were the object: its type is one that is named by its hash.
+	if g, _, err = openBody[format.Group](r, crypt.TypeGroup, "group/"+crypt.Sum(sealed).String(), sealed); err != nil {
+		return nil, nil, false, err
+	}
+	shards, whole = g.Shards(parity)
+	return g, shards, whole && name == "group/"+crypt.Sum(object).String(), nil
+}
+
+// parseSuccession opens roots/<sha256> and checks both of its signatures. Errors match ErrDamaged or ErrTampered.
+func (r *Repo) parseSuccession(name string, object []byte) (*format.Succession, error) {
+	s, err := format.ParseSuccession(r.config.ID, name, object)
+	switch {
+	case errors.Is(err, crypt.ErrSignature):
+		return nil, tampered("reading", name, err)
+	case err != nil:
+		return nil, damaged("reading", name, err)
+	}
+	return s, nil
 }

@@ -9,6 +9,7 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
+	"packhold/repo/format"
 )
 
 // exclusions is what the condemned sets and finals say.
@@ -30,9 +31,9 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets := make(map[string][]PackRef)
+	sets := make(map[string][]format.PackRef)
 	out := &exclusions{packs: make(map[index.PackID]index.Exclusion)}
-	add := func(packs []PackRef, e index.Exclusion) {
+	add := func(packs []format.PackRef, e index.Exclusion) {
 		for _, p := range packs {
 			out.packs[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= e
 		}
@@ -40,7 +41,7 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 	final := make(map[string]bool) // there is a final; whether it can be read
 	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
-		var packs []PackRef
+		var packs []format.PackRef
 		var signer crypt.HostID
 		if err == nil {
 			packs, signer, err = r.parseSet(i.Name, suffix, object)
@@ -83,41 +84,30 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 }
 
 // parseSet opens one object of a condemned set and checks that it speaks of the set it is named for.
-func (r *Repo) parseSet(name, suffix string, object []byte) (packs []PackRef, signer crypt.HostID, err error) {
-	t := crypt.TypeCondemned
-	switch suffix {
-	case "leases":
-		t = crypt.TypeCondemnedLeases
-	case "final":
-		t = crypt.TypeCondemnedFinal
-	}
-	s, err := r.openSigned(t, name, object)
-	if err != nil {
-		return nil, signer, err
-	}
+func (r *Repo) parseSet(name, suffix string, object []byte) (packs []format.PackRef, signer crypt.HostID, err error) {
 	var id [16]byte
 	switch suffix {
 	case "leases":
-		var v *CondemnedLeases
-		if v, err = parseBody[CondemnedLeases](s.Body); err == nil {
+		var v *format.CondemnedLeases
+		if v, signer, err = openBody[format.CondemnedLeases](r, crypt.TypeCondemnedLeases, name, object); err == nil {
 			id = v.ID
 		}
 	case "final":
-		var v *CondemnedFinal
-		if v, err = parseBody[CondemnedFinal](s.Body); err == nil {
+		var v *format.CondemnedFinal
+		if v, signer, err = openBody[format.CondemnedFinal](r, crypt.TypeCondemnedFinal, name, object); err == nil {
 			id, packs = v.ID, v.Packs
 		}
 	default:
-		var v *Condemned
-		if v, err = parseBody[Condemned](s.Body); err == nil {
+		var v *format.Condemned
+		if v, signer, err = openBody[format.Condemned](r, crypt.TypeCondemned, name, object); err == nil {
 			id, packs = v.ID, v.Packs
 		}
 	}
 	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("condemned/%x", id)) {
-		err = errors.New("it speaks of another set")
+		err = damaged("reading", name, errors.New("it speaks of another set"))
 	}
 	if err != nil {
-		return nil, signer, damaged("reading", name, err)
+		return nil, signer, err
 	}
-	return packs, s.Signer, nil
+	return packs, signer, nil
 }

@@ -17,8 +17,8 @@ import (
 
 	"packhold/backends"
 	"packhold/backends/fault"
-	"packhold/backends/mem"
 	"packhold/crypt"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -276,45 +276,6 @@ func TestSessionCrash(t *testing.T) {
 	}
 }
 
-func TestInitFaults(t *testing.T) {
-	t.Parallel()
-	o, err := initOptions()
-	if err != nil {
-		t.Fatal(err)
-	}
-	eachFault(t, func(t *testing.T, rule fault.Rule, want error) int {
-		inner := mem.New(time.Now)
-		st := fault.New(inner, rule)
-		c, err := Init(t.Context(), st, o)
-		calls := allCalls(st)
-		if err != nil && !errors.Is(err, want) {
-			t.Errorf("the error is %v", err)
-		}
-		if err == nil {
-			openWriter(t, inner, c)
-		}
-		again, err2 := Init(t.Context(), inner, o)
-		switch {
-		case err2 == nil && err == nil:
-			t.Error("a repository was made over another")
-		case err2 == nil:
-			w := openWriter(t, inner, again)
-			store(t, w, []byte("blob"))
-			if p := w.Problems(); len(p) > 0 {
-				t.Errorf("remains: %v", p)
-			}
-		case errors.Is(err2, ErrExists): // the first run's answer was lost, or its last Put left a broken config beside good ones
-			if err != nil && rule.Effect == fault.Before && !rule.Sticky && calls != rule.N {
-				t.Errorf("a repository in spite of %v", err)
-			}
-			openReader(t, inner)
-		default:
-			t.Errorf("the second init: %v", err2)
-		}
-		return calls
-	})
-}
-
 // adminKeys are what the passphrase of baseRepo opens.
 var adminKeys = sync.OnceValues(func() (*Keys, error) {
 	s, err := baseRepo()
@@ -338,81 +299,8 @@ func admin(t testing.TB, s backends.Storage) *Repo {
 	c := *baseCredential
 	r := openWriter(t, s, &c)
 	keys := *k
-	r.keys, r.iterations = &keys, crypt.MinIterations
+	r.keys = &keys
 	return r
-}
-
-// usable reports which key slots can be used: one that lists and has its bundle. TestKeys opens such slots with their passphrases.
-func usable(t *testing.T, s backends.Storage) map[crypt.SlotID]bool {
-	t.Helper()
-	slots, err := openWriter(t, s, baseCredential).ListKeys(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[crypt.SlotID]bool{}
-	for name := range allNames(t, s, "bundles/") {
-		for _, k := range slots {
-			if strings.Contains(name, "-"+k.ID.String()+"-") {
-				out[k.ID] = true
-			}
-		}
-	}
-	return out
-}
-
-func TestKeyFaults(t *testing.T) {
-	t.Parallel()
-	base, _ := newTestRepo(t)
-	word := []byte("another long passphrase")
-	old := admin(t, base).keys.Slot
-	for name, f := range map[string]func(r *Repo) (crypt.SlotID, error){
-		"add":    func(r *Repo) (crypt.SlotID, error) { return r.AddKey(t.Context(), word, "second") },
-		"change": func(r *Repo) (crypt.SlotID, error) { return r.ChangePassphrase(t.Context(), word) },
-		"enroll": func(r *Repo) (crypt.SlotID, error) {
-			c, err := r.EnrollHost(t.Context(), "host-b")
-			if err == nil {
-				_, err = Open(t.Context(), r.storage, Access{Credential: c}, Options{})
-			}
-			return old, err
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachFault(t, func(t *testing.T, rule fault.Rule, want error) int {
-				inner := base.Clone()
-				st := fault.New(inner)
-				r := admin(t, st)
-				before := allCalls(st)
-				st.Add(rule)
-				id, err := f(r)
-				calls := allCalls(st) - before
-				st.Clear()
-				if err != nil && !errors.Is(err, want) {
-					t.Errorf("the error is %v", err)
-				}
-				works := usable(t, inner)
-				switch {
-				case len(works) == 0:
-					t.Error("no passphrase works any more")
-				case err == nil && !works[id]:
-					t.Error("success, and the new passphrase does not work")
-				case err == nil && name == "change" && works[old]:
-					t.Error("success, and the old passphrase still works")
-				case name != "change" && !works[old]:
-					t.Error("the old passphrase stopped working")
-				}
-				if err == nil || t.Failed() || !works[old] {
-					return calls
-				}
-				if id, err = f(r); err != nil {
-					t.Errorf("again: %v", err)
-				}
-				if works = usable(t, inner); !works[id] {
-					t.Error("again: the new passphrase does not work")
-				}
-				return calls
-			})
-		})
-	}
 }
 
 // TestMemoryBound stops all Puts of packs and looks at how much a session takes in before it waits.
@@ -453,11 +341,8 @@ func TestMemoryBound(t *testing.T) {
 		last = taken.Load()
 		time.Sleep(100 * time.Millisecond)
 	}
-	if got, limit := taken.Load(), int64((flushers+1)*MinPackSize); got > limit || got < limit/2 {
+	if got, limit := taken.Load(), int64((flushers+1)*format.MinPackSize); got > limit || got < limit/2 {
 		t.Errorf("%d bytes in memory, the limit is %d", got, limit)
-	}
-	if cap(s.data.buffers) != flushers+1 || cap(s.tree.buffers) != 2 {
-		t.Errorf("%d and %d buffers", cap(s.data.buffers), cap(s.tree.buffers))
 	}
 	cancel()
 	var errs []error

@@ -2,315 +2,28 @@ package repo
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"maps"
-	"os"
-	"reflect"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/pack"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
-
-func filled[T ~[16]byte | ~[32]byte](c byte) (v T) {
-	for i := range len(v) {
-		v[i] = c
-	}
-	return v
-}
-
-func h32(c byte) []byte { return bytes.Repeat([]byte{c}, 32) }
-
-// examples has every body with every field set, and some with none of the optional ones.
-func examples() map[string]any {
-	ref := func(c byte, tree bool, inc uint32) PackRef {
-		return PackRef{Name: filled[crypt.ID](c), Tree: tree, Incarnation: inc}
-	}
-	record := []byte("the object of a snapshot, whole")
-	session, host := filled[crypt.SessionID](0x20), filled[crypt.HostID](0x10)
-	id := filled[[16]byte](0x30)
-	return map[string]any{
-		"settings": &Settings{Generation: 7, Previous: h32(0x70), Time: 1700000000, WriteEpoch: 3,
-			ReadKeys: []crypt.ReadKeyForm{{Epoch: 1, Wrap: 1, RSA: []byte("an RSA key"), HPKE: []byte("an HPKE key")}, {Epoch: 2, Wrap: 1, RSA: []byte{1}, HPKE: []byte{2}}},
-			Parity:   2, PackSize: DefaultPackSize, Compression: "auto", Lock: 86400, LockMode: "governance", PackParity: []uint8{20, 2},
-			Domains: []string{"finance", "lab"}, Revocations: [][]byte{h32(0x71), h32(0x72)}, HostForget: true},
-		"settings-first": &Settings{Generation: 1, Time: -1, WriteEpoch: 1, ReadKeys: []crypt.ReadKeyForm{{Epoch: 1, Wrap: 1, RSA: []byte{1}, HPKE: []byte{2}}},
-			PackSize: MinPackSize, Compression: "none"},
-		"lease":                &Lease{Session: session, Host: host, Nonce: h32(0x21), Time: 1700000000, Renewal: 12, Purpose: "backup"},
-		"lease-first":          &Lease{Session: session, Host: host, Nonce: h32(0x21), Time: 1700000000},
-		"condemned":            &Condemned{ID: id, Session: session, Time: 1700000000, Packs: []PackRef{ref(0x40, false, 0), ref(0x40, true, 0), ref(0x41, false, 70000)}},
-		"condemned-leases":     &CondemnedLeases{ID: id, Time: 1700000001, Sessions: []crypt.SessionID{session, filled[crypt.SessionID](0x22)}},
-		"condemned-final":      &CondemnedFinal{ID: id, Time: 1700000002, Packs: []PackRef{ref(0x40, true, 0)}},
-		"condemned-none":       &CondemnedFinal{ID: id, Time: 1700000002},
-		"forgotten":            &Forgotten{Session: session, Object: crypt.Sum(record), Record: record, Host: host, Time: 1700000003, Reason: "keep-daily 7"},
-		"mark-tag":             &Mark{Kind: MarkTag, Session: session, Time: 1700000004, Until: 1800000000, Text: []byte("sealed text"), Epoch: 2},
-		"mark-hold":            &Mark{Kind: MarkHold, Session: session, Host: host, Remove: true, Time: 1700000005},
-		"mark-acknowledgement": &Mark{Kind: MarkAcknowledgement, Object: "snapshots/" + strings.Repeat("20", 16), Hash: h32(0x50), Time: 1700000006},
-		"mark-revocation": &Mark{Kind: MarkRevocation, Host: host, Time: 1700000007, Kept: []KeptSnapshot{{Session: session, Object: filled[crypt.ID](0x51)},
-			{Session: filled[crypt.SessionID](0x23), Object: filled[crypt.ID](0x52)}}},
-		"verified": &Verified{Host: host, Time: 1700000008, Packs: []PackRef{ref(0x40, false, 0), ref(0x42, false, 0)}, Lost: []PackRef{ref(0x43, true, 1)},
-			Failed: []FailedBlob{{ID: filled[crypt.ID](0x60), Pack: filled[crypt.ID](0x40)}}},
-		"group": &Group{Members: []GroupMember{{Pack: ref(0x41, false, 0), Size: 65536}, {Pack: ref(0x40, false, 0), Size: 40960}}, Parity: 2, Shard: 65536,
-			Digests: [][]byte{h32(0x61), h32(0x62)}},
-		"succession":           &Succession{Old: h32(0x80), New: h32(0x81), Time: 1700000009, Sig: bytes.Repeat([]byte{0x82}, 64)},
-		"snapshot-sealed-body": &sealedBody{Session: []byte("a session record"), Sealed: []byte("a sealed body")},
-	}
-}
-
-// parseAs decodes b as the type of v, and encodes what it got.
-func parseAs(v any, b []byte) (again []byte, got any, err error) {
-	switch v.(type) {
-	case *Settings:
-		got, err = asAny(parseBody[Settings](b))
-	case *Lease:
-		got, err = asAny(parseBody[Lease](b))
-	case *Condemned:
-		got, err = asAny(parseBody[Condemned](b))
-	case *CondemnedLeases:
-		got, err = asAny(parseBody[CondemnedLeases](b))
-	case *CondemnedFinal:
-		got, err = asAny(parseBody[CondemnedFinal](b))
-	case *Forgotten:
-		got, err = asAny(parseBody[Forgotten](b))
-	case *Mark:
-		got, err = asAny(parseBody[Mark](b))
-	case *Verified:
-		got, err = asAny(parseBody[Verified](b))
-	case *Group:
-		got, err = asAny(parseBody[Group](b))
-	case *Succession:
-		got, err = asAny(parseBody[Succession](b))
-	case *sealedBody:
-		s := new(sealedBody)
-		got, err = s, canon.Unmarshal(b, s)
-	default:
-		return nil, nil, errors.New("not a body")
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return canon.Marshal(got), got, nil
-}
-
-func asAny[T any](v *T, err error) (any, error) { return v, err }
-
-// TestControlVectors compares every body with the bytes that format 1 gave it once.
-func TestControlVectors(t *testing.T) {
-	const path = "testdata/control.json"
-	want := map[string]string{}
-	if b, err := os.ReadFile(path); err == nil {
-		if err := json.Unmarshal(b, &want); err != nil {
-			t.Fatal(err)
-		}
-	} else if !*update {
-		t.Fatal(err)
-	}
-	for name, v := range examples() {
-		b := canon.Marshal(v)
-		if want[name] == "" && *update { // what is there is never changed
-			want[name] = hex.EncodeToString(b)
-		}
-		if hex.EncodeToString(b) != want[name] {
-			t.Errorf("%s is %x, want %s", name, b, want[name])
-		}
-		again, got, err := parseAs(v, b)
-		if err != nil || !bytes.Equal(again, b) {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if err := equalBodies(v, got); err != nil {
-			t.Errorf("%s comes back as %+v", name, got)
-		}
-	}
-	if len(want) != len(examples()) {
-		t.Errorf("%d vectors, %d examples", len(want), len(examples()))
-	}
-	if *update {
-		b, err := json.MarshalIndent(want, "", "  ")
-		if err == nil {
-			err = os.WriteFile(path, append(b, '\n'), 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// equalBodies compares but for nil lists, which come back empty.
-func equalBodies(a, b any) error {
-	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
-	for i := range va.NumField() {
-		x, y := va.Field(i), vb.Field(i)
-		if x.Kind() == reflect.Slice && x.Len() == 0 && y.Len() == 0 {
-			continue
-		}
-		if x.CanInterface() && !reflect.DeepEqual(x.Interface(), y.Interface()) {
-			return errors.New("not equal")
-		}
-	}
-	return nil
-}
-
-// TestControlDamage changes every bit and length of every vector: it is refused, or it is the one form of something else.
-func TestControlDamage(t *testing.T) {
-	t.Parallel()
-	for _, name := range slices.Sorted(maps.Keys(examples())) {
-		v := examples()[name]
-		good := canon.Marshal(v)
-		try := func(what string, b []byte) {
-			if again, _, err := parseAs(v, b); err == nil && (!bytes.Equal(again, b) || bytes.Equal(b, good)) {
-				t.Errorf("%s, %s: accepted", name, what)
-			}
-		}
-		for bit := range 8 * len(good) {
-			b := bytes.Clone(good)
-			b[bit/8] ^= 1 << (bit % 8)
-			try("flipped", b)
-		}
-		for n := range good {
-			if _, _, err := parseAs(v, good[:n]); err == nil {
-				t.Errorf("%s cut to %d bytes: accepted", name, n)
-			}
-		}
-		for _, c := range []byte{0, 0x40, 0xa0, 0xff} {
-			if _, _, err := parseAs(v, append(bytes.Clone(good), c)); err == nil {
-				t.Errorf("%s with a byte %#x more: accepted", name, c)
-			}
-		}
-	}
-}
-
-// TestControlLimits has bodies that no writer makes.
-func TestControlLimits(t *testing.T) {
-	ex := examples()
-	refuse := func(what string, v interface{ validate() error }) {
-		t.Helper()
-		if v.validate() == nil {
-			t.Errorf("%s: accepted", what)
-		}
-		if _, _, err := parseAs(v, canon.Marshal(v)); err == nil {
-			t.Errorf("%s: parsed", what)
-		}
-	}
-	for what, f := range map[string]func(*Settings){
-		"generation 0":         func(s *Settings) { s.Generation = 0 },
-		"no predecessor":       func(s *Settings) { s.Previous = nil },
-		"first with one":       func(s *Settings) { s.Generation = 1 },
-		"short hash":           func(s *Settings) { s.Previous = s.Previous[:31] },
-		"no write epoch":       func(s *Settings) { s.WriteEpoch = 0 },
-		"no read key":          func(s *Settings) { s.ReadKeys = nil },
-		"read key twice":       func(s *Settings) { s.ReadKeys[1].Epoch = 1 },
-		"read keys turned":     func(s *Settings) { slices.Reverse(s.ReadKeys) },
-		"too much parity":      func(s *Settings) { s.Parity = 17 },
-		"small packs":          func(s *Settings) { s.PackSize = MinPackSize - 1 },
-		"large packs":          func(s *Settings) { s.PackSize = MaxPackSize + 1 },
-		"unknown compression":  func(s *Settings) { s.Compression = "lzma" },
-		"negative lock":        func(s *Settings) { s.Lock = -1 },
-		"lock without mode":    func(s *Settings) { s.LockMode = "" },
-		"mode without lock":    func(s *Settings) { s.Lock = 0 },
-		"unknown mode":         func(s *Settings) { s.LockMode = "soft" },
-		"one group number":     func(s *Settings) { s.PackParity = []uint8{20} },
-		"large group":          func(s *Settings) { s.PackParity = []uint8{241, 2} },
-		"group without parity": func(s *Settings) { s.PackParity = []uint8{20, 0} },
-		"empty domain":         func(s *Settings) { s.Domains = []string{""} },
-		"long domain":          func(s *Settings) { s.Domains = []string{strings.Repeat("d", maxText+1)} },
-		"domain twice":         func(s *Settings) { s.Domains = []string{"a", "a"} },
-		"many domains":         func(s *Settings) { s.Domains = make([]string, maxDomains+1) },
-		"short revocation":     func(s *Settings) { s.Revocations = [][]byte{{1}} },
-		"revocations turned":   func(s *Settings) { slices.Reverse(s.Revocations) },
-	} {
-		s := examples()["settings"].(*Settings)
-		f(s)
-		refuse("settings: "+what, s)
-	}
-	lease := *ex["lease"].(*Lease)
-	lease.Nonce = lease.Nonce[:31]
-	refuse("lease: short nonce", &lease)
-	lease = *ex["lease"].(*Lease)
-	lease.Host = crypt.HostID{}
-	refuse("lease: no host", &lease)
-	c := *ex["condemned"].(*Condemned)
-	slices.Reverse(c.Packs)
-	refuse("condemned: packs turned", &c)
-	refuse("condemned: nothing", &Condemned{})
-	refuse("leases: twice", &CondemnedLeases{Sessions: []crypt.SessionID{{1}, {1}}})
-	refuse("final: twice", &CondemnedFinal{Packs: []PackRef{{}, {}}})
-	f := *ex["forgotten"].(*Forgotten)
-	f.Record = append(f.Record, 0)
-	refuse("forgotten: another record", &f)
-	f = *ex["forgotten"].(*Forgotten)
-	f.Reason = strings.Repeat("r", maxText+1)
-	refuse("forgotten: long reason", &f)
-	for what, change := range map[string]func(*Mark){
-		"kind 0":               func(m *Mark) { m.Kind = 0 },
-		"kind 9":               func(m *Mark) { m.Kind = 9 },
-		"about nothing":        func(m *Mark) { m.Session = crypt.SessionID{} },
-		"no name":              func(m *Mark) { m.Object = "../config" },
-		"short hash":           func(m *Mark) { m.Hash = []byte{1} },
-		"text without epoch":   func(m *Mark) { m.Epoch = 0 },
-		"epoch without text":   func(m *Mark) { m.Text = nil },
-		"long text":            func(m *Mark) { m.Text = make([]byte, maxMarkText+1) },
-		"no hash":              func(m *Mark) { m.Kind = MarkAcknowledgement },
-		"revokes nobody":       func(m *Mark) { m.Kind = MarkRevocation },
-		"revocation back":      func(m *Mark) { m.Kind, m.Host, m.Remove = MarkRevocation, crypt.HostID{1}, true },
-		"keeps without reason": func(m *Mark) { m.Kept = []KeptSnapshot{{}} },
-	} {
-		m := examples()["mark-tag"].(*Mark)
-		change(m)
-		refuse("mark: "+what, m)
-	}
-	refuse("verified: twice", &Verified{Lost: []PackRef{{}, {}}})
-	refuse("verified: blob twice", &Verified{Failed: []FailedBlob{{}, {}}})
-	for what, change := range map[string]func(*Group){
-		"no member":     func(g *Group) { g.Members = nil },
-		"no parity":     func(g *Group) { g.Parity, g.Digests = 0, nil },
-		"much parity":   func(g *Group) { g.Parity = 17 },
-		"a digest less": func(g *Group) { g.Digests = g.Digests[:1] },
-		"short digest":  func(g *Group) { g.Digests[0] = nil },
-		"member twice":  func(g *Group) { g.Members[1] = g.Members[0] },
-		"empty member":  func(g *Group) { g.Members[1].Size = 0 },
-		"short shards":  func(g *Group) { g.Shard-- },
-		"huge shards":   func(g *Group) { g.Shard, g.Members[0].Size = 1<<62, 1<<62 },
-		"many bytes":    func(g *Group) { g.Shard, g.Members[0].Size = 200<<20, 200<<20 },
-		"many members": func(g *Group) {
-			for i := range maxMembers {
-				g.Members = append(g.Members, GroupMember{Pack: PackRef{Incarnation: uint32(i)}, Size: 1})
-			}
-		},
-	} {
-		g := examples()["group"].(*Group)
-		change(g)
-		refuse("group: "+what, g)
-	}
-	s := *ex["succession"].(*Succession)
-	s.New = s.Old
-	refuse("succession: to itself", &s)
-}
 
 func TestGroup(t *testing.T) {
 	st, _ := newTestRepo(t)
 	r := enroll(t, st, "pruner", crypt.RolePrune, "")
 	shards := randomBlobs(2, 5000)
-	g := &Group{Members: []GroupMember{{Pack: PackRef{Incarnation: 1}, Size: 5000}}, Parity: 2, Shard: 5000}
+	g := &format.Group{Members: []format.GroupMember{{Pack: format.PackRef{Incarnation: 1}, Size: 5000}}, Parity: 2, Shard: 5000}
 	for _, s := range shards {
 		sum := crypt.Sum(s)
 		g.Digests = append(g.Digests, sum[:])
 	}
-	if _, _, err := r.sealGroup(g, shards[:1]); err == nil {
-		t.Error("a group without a shard was sealed")
-	}
-	if _, _, err := r.sealGroup(g, [][]byte{shards[1], shards[0]}); err == nil {
-		t.Error("shards in another order were sealed")
-	}
 	name, object, err := r.sealGroup(g, shards)
-	if err != nil || !KnownName(name) {
+	if err != nil || !format.KnownName(name) {
 		t.Fatal(name, err)
 	}
 	got, back, whole, err := r.parseGroup(name, object)
@@ -360,7 +73,6 @@ func flipAt(b []byte, at int) []byte {
 }
 
 func TestSuccession(t *testing.T) {
-	t.Parallel()
 	st, _ := newTestRepo(t)
 	r := admin(t, st)
 	old := r.keys.Admin
@@ -368,35 +80,37 @@ func TestSuccession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, object, err := sealSuccession(old, next, 5)
-	if err != nil || !KnownName(name) {
-		t.Fatal(name, err)
+	name, object, err := format.SealSuccession(old, next, 5)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := r.CheckObject(name, object); err != nil {
 		t.Error(err)
 	}
-	for bit := range 8 * len(object) {
-		bad := bytes.Clone(object)
-		bad[bit/8] ^= 1 << (bit % 8)
-		if _, err := parseSuccession(old.Repo, "roots/"+crypt.Sum(bad).String(), bad); err == nil {
-			t.Fatalf("bit %d is not protected", bit)
-		}
+	if err := r.CheckObject(name, flip(object)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a flipped bit: %v", err)
 	}
-	if _, err := parseSuccession(crypt.RepoID{1}, name, object); !errors.Is(err, ErrTampered) {
-		t.Errorf("in another repository: %v", err)
+	stranger, err := crypt.NewRoot(crypt.RepoID{1})
+	if err != nil {
+		t.Fatal(err)
 	}
-	// Signed by one of the two only.
-	for _, by := range []*crypt.Root{old, next} {
-		s := Succession{Old: old.Public(), New: next.Public(), Time: 5}
-		signed, err := crypt.ParseSigned(by.Sign(crypt.TypeRoots, successionSubject, canon.Marshal(s)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Sig = signed.Sig
-		bad := append(crypt.Header{Type: crypt.TypeRoots}.Append(nil), by.Sign(crypt.TypeRoots, "", canon.Marshal(s))...)
-		if _, err := parseSuccession(old.Repo, "roots/"+crypt.Sum(bad).String(), bad); !errors.Is(err, ErrTampered) {
-			t.Errorf("signed by one root twice: %v", err)
-		}
+	if name, object, err = format.SealSuccession(stranger, next, 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CheckObject(name, object); !errors.Is(err, ErrTampered) {
+		t.Errorf("of another repository: %v", err)
+	}
+}
+
+// TestLimits holds the limits that format and pack both have together, and has settings with a compression that pack does not know.
+func TestLimits(t *testing.T) {
+	if format.MaxParity != pack.MaxParity || format.MaxPackFile != pack.MaxFile {
+		t.Errorf("%d parity shards, files of %d bytes; pack has %d and %d", format.MaxParity, format.MaxPackFile, pack.MaxParity, pack.MaxFile)
+	}
+	st, c := newTestRepo(t)
+	nextSettings(t, st, func(s *format.Settings) { s.Compression = "lzma" })
+	if r := openWriter(t, st, c); r.settings.Generation != 1 || problemsWith(t, r, "settings/2", ErrDamaged) != 1 {
+		t.Errorf("settings with an unknown compression: %v", r.Problems())
 	}
 }
 
@@ -408,15 +122,15 @@ func TestCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := openWriter(t, st, c)
-	name, copied := sealCopied(snap.ID(), object)
+	name, copied := format.JoinCopied(snap.ID(), object)
 	rec, err := r.parseCopied(name, copied)
-	if err != nil || rec.Session != snap.Session || !KnownName(name) {
+	if err != nil || rec.Session != snap.Session {
 		t.Fatal(err)
 	}
 	if err := r.CheckObject(name, copied); err != nil {
 		t.Error(err)
 	}
-	name, copied = sealCopied(crypt.SessionID{1}, object)
+	name, copied = format.JoinCopied(crypt.SessionID{1}, object)
 	if _, err := r.parseCopied(name, copied); err == nil {
 		t.Error("under another session: accepted")
 	}
@@ -438,8 +152,8 @@ func TestMarkSigners(t *testing.T) {
 			r = enroll(t, st, "host", role, "")
 		}
 		got := ""
-		for k := MarkTag; k <= MarkRevocation; k++ {
-			m := Mark{Kind: k, Session: crypt.SessionID{1}, Host: crypt.HostID{1}, Hash: h32(1)}
+		for k := format.MarkTag; k <= format.MarkRevocation; k++ {
+			m := format.Mark{Kind: k, Session: crypt.SessionID{1}, Host: crypt.HostID{1}, Hash: bytes.Repeat([]byte{1}, 32)}
 			name, object, err := r.sealSigned(crypt.TypeMark, "marks/", canon.Marshal(m), role == 0)
 			if err != nil {
 				t.Fatal(err)
@@ -456,99 +170,6 @@ func TestMarkSigners(t *testing.T) {
 	}
 }
 
-// TestConfigVector reads and makes again the config that format 1 wrote once. Ed25519 signatures have one form.
-func TestConfigVector(t *testing.T) {
-	const path = "testdata/config.json"
-	good, err := os.ReadFile(path)
-	if err != nil && *update {
-		c := Config{Profile: FIPS, Created: 1700000000, Chunker: chunk.DefaultParams()}
-		root, rerr := crypt.NewRoot(filled[crypt.RepoID](0x0f))
-		if rerr != nil {
-			t.Fatal(rerr)
-		}
-		c.ID, c.Root = root.Repo, root.Public()
-		if good, err = c.marshal(root); err == nil {
-			err = os.WriteFile(path, good, 0o644)
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := ParseConfig(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.ID != filled[crypt.RepoID](0x0f) || c.Profile != FIPS || c.Created != 1700000000 || c.Chunker.Rule != "gear" {
-		t.Errorf("config %+v", c)
-	}
-}
-
-func TestNames(t *testing.T) {
-	h16, h32 := strings.Repeat("0a", 16), strings.Repeat("0a", 32)
-	for _, name := range []string{"config", "replica/1/config", "replica/2/config", "settings/1", "settings/123456789012345678", "roots/" + h32, "keys/" + h16,
-		"replica/1/keys/" + h16, "bundles/1-" + h16 + "-" + h32, "hosts/" + h16 + "/1-" + h32, "grants/1-" + h16 + "-" + h32, "packs/0a/" + h32,
-		"packs/0a/" + h32 + ".1", "meta/0a/" + h32, "group/" + h32, "index/" + h32, "forgotten/" + h32, "copied/" + h32, "marks/" + h32, "verified/" + h32,
-		"snapshots/" + h16, "leases/" + h16, "leases/" + h16 + ".12", "condemned/" + h16, "condemned/" + h16 + ".leases", "condemned/" + h16 + ".final",
-		"audit/" + h16 + "/tile/data/000.p/3", "audit/" + h16 + "/checkpoint/17"} {
-		if !KnownName(name) {
-			t.Errorf("%s is not known", name)
-		}
-	}
-	for _, name := range []string{"", "Config", "config/", "replica/3/config", "settings/01", "settings/-1", "settings/1234567890123456789", "settings/1.tmp",
-		"keys/" + strings.ToUpper(h16), "keys/" + h16 + "0", "keys/../config", "packs/" + h32, "packs/0a/" + h32 + ".01", "packs/0a/" + h32 + ".",
-		"index/" + h16, "snapshots/" + h16 + ".1", "condemned/" + h16 + ".gone", "tmp/x", "index/" + h32 + "\n", "lost+found", "audit/" + h16 + "/tile/A",
-		"audit/" + h16 + "/tile/" + strings.Repeat("1", 250)} {
-		if KnownName(name) {
-			t.Errorf("%q is known", name)
-		}
-	}
-	for _, inc := range []uint32{0, 1, 1<<32 - 1} {
-		for _, tree := range []bool{false, true} {
-			name := PackName(filled[crypt.ID](0xab), tree, inc)
-			id, tr, in, err := parsePackName(name)
-			if err != nil || id != filled[crypt.ID](0xab) || tr != tree || in != inc {
-				t.Errorf("%s: %v %v %d %v", name, id, tr, in, err)
-			}
-		}
-	}
-	for _, name := range []string{"packs/0b/" + h32, "packs/0a/" + h32 + ".0", "packs/0a/" + h32 + ".4294967296", "index/" + h32, ""} {
-		if _, _, _, err := parsePackName(name); err == nil {
-			t.Errorf("%q is a pack's name", name)
-		}
-	}
-}
-
-func FuzzConfig(f *testing.F) {
-	if b, err := os.ReadFile("testdata/config.json"); err == nil {
-		f.Add(b)
-	}
-	f.Add([]byte("{}\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := ParseConfig(b)
-		if err != nil {
-			return
-		}
-		if err := c.Chunker.Validate(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// FuzzControl parses bytes as every body: what is accepted is encoded to the same bytes.
-func FuzzControl(f *testing.F) {
-	all := examples()
-	names := slices.Sorted(maps.Keys(all))
-	for i, name := range names {
-		f.Add(uint8(i), canon.Marshal(all[name]))
-	}
-	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
-		name := names[int(which)%len(names)]
-		if again, _, err := parseAs(all[name], b); err == nil && !bytes.Equal(again, b) {
-			t.Errorf("%s: %x is encoded as %x", name, b, again)
-		}
-	})
-}
-
 // FuzzSnapshotObject puts bytes, as they are and as the sealed and signed body of a snapshot, through all that a writer does to such an object.
 func FuzzSnapshotObject(f *testing.F) {
 	// Made by hand: a whole repository would cost every fuzzing process a second.
@@ -557,15 +178,15 @@ func FuzzSnapshotObject(f *testing.F) {
 		f.Fatal(err)
 	}
 	r := newRepo(nil, Options{})
-	r.config, r.settings = &Config{ID: crypt.RepoID{1}}, &Settings{WriteEpoch: 1}
+	r.config, r.settings = &format.Config{ID: crypt.RepoID{1}}, &format.Settings{WriteEpoch: 1}
 	r.keys = &Keys{Writes: map[uint32]crypt.WriteSecret{1: {2}}, Identity: id}
 	r.trust = &crypt.Trust{Repo: r.config.ID}
-	r.addHost(id.Certificate("host", crypt.RoleWriter, 1, time.Unix(1e9, 0)))
+	r.trust.Add(id.Certificate("host", crypt.RoleWriter, 1, time.Unix(1e9, 0)))
 	nonce := [32]byte{3}
 	session := crypt.NewSessionID(id.Host, nonce)
 	name := "snapshots/" + session.String()
 	rec := snapshot.Record{Session: session, Host: id.Host, Nonce: nonce, Kind: snapshot.Snapshot, Type: snapshot.Full, Root: crypt.ID{4},
-		Body: canon.Marshal(sealedBody{Session: []byte("record"), Sealed: []byte("sealed")})}
+		Body: canon.Marshal(format.SealedBody{Session: []byte("record"), Sealed: []byte("sealed")})}
 	body, err := rec.Marshal()
 	if err != nil {
 		f.Fatal(err)

@@ -21,9 +21,11 @@ import (
 	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/audit"
 	"packhold/repo/backup"
 	"packhold/repo/check"
+	"packhold/repo/format"
 	"packhold/repo/localfs"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
@@ -38,13 +40,13 @@ var goldenNow = time.Date(2025, 3, 1, 12, 0, 0, 0, time.UTC)
 
 type golden struct {
 	name    string
-	profile repo.Profile
+	profile format.Profile
 	chunker chunk.Params
 }
 
 var goldens = []golden{
-	{"standard", repo.Standard, chunk.Params{Rule: chunk.Gear, Min: 6 << 10, Avg: 8 << 10, Max: 32 << 10}},
-	{"fips", repo.FIPS, chunk.Params{Rule: chunk.Rabin, Min: 4 << 10, Avg: 8 << 10, Max: 32 << 10}},
+	{"standard", format.Standard, chunk.Params{Rule: chunk.Gear, Min: 6 << 10, Avg: 8 << 10, Max: 32 << 10}},
+	{"fips", format.FIPS, chunk.Params{Rule: chunk.Rabin, Min: 4 << 10, Avg: 8 << 10, Max: 32 << 10}},
 }
 
 // bytesFrom makes n bytes: SHA-256 of a counter under a seed. They do not compress.
@@ -210,7 +212,7 @@ func (g golden) control(t *testing.T, s *mem.Store, r *repo.Repo) {
 }
 
 // regroup loses each member of a group in turn, and brings it back from the others.
-func (g golden) regroup(t *testing.T, s *mem.Store, body *repo.Group, parity [][]byte) {
+func (g golden) regroup(t *testing.T, s *mem.Store, body *format.Group, parity [][]byte) {
 	e, err := reedsolomon.New(len(body.Members), int(body.Parity))
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +220,7 @@ func (g golden) regroup(t *testing.T, s *mem.Store, body *repo.Group, parity [][
 	for lost := range body.Members {
 		var shards [][]byte
 		for _, m := range body.Members {
-			b, err := s.Get(t.Context(), repo.PackName(m.Pack.Name, m.Pack.Tree, m.Pack.Incarnation), 0, -1)
+			b, err := s.Get(t.Context(), format.PackName(m.Pack.Name, m.Pack.Tree, m.Pack.Incarnation), 0, -1)
 			if err != nil || uint64(len(b)) != m.Size {
 				t.Fatalf("member of %d bytes: %v", len(b), err)
 			}
@@ -313,8 +315,8 @@ func (g golden) make(t *testing.T, dir string) {
 	must(err)
 	s := mem.New(func() time.Time { return goldenNow })
 	now := func() time.Time { return goldenNow }
-	c, err := repo.Init(ctx, s, repo.InitOptions{Passphrase: []byte(goldenPassphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: g.profile, Chunker: g.chunker}, Parity: 1, PackSize: repo.MinPackSize, Compression: "default", HostName: "golden-host",
+	c, err := admin.Init(ctx, s, admin.InitOptions{Passphrase: []byte(goldenPassphrase), Iterations: crypt.MinIterations,
+		Config: format.Config{Profile: g.profile, Chunker: g.chunker}, Parity: 1, PackSize: format.MinPackSize, Compression: "default", HostName: "golden-host",
 		Label: "golden-key", ReadKey: key, Now: goldenNow})
 	must(err)
 	open := func(a repo.Access) *repo.Repo {
@@ -322,8 +324,8 @@ func (g golden) make(t *testing.T, dir string) {
 		must(err)
 		return r
 	}
-	admin := open(repo.Access{Passphrase: []byte(goldenPassphrase)})
-	_, err = admin.EnrollHost(ctx, "golden-second")
+	root := open(repo.Access{Passphrase: []byte(goldenPassphrase)})
+	_, err = admin.EnrollHost(ctx, root, "golden-second")
 	must(err)
 	host := open(repo.Access{Credential: c})
 	log, err := audit.Open(ctx, host, audit.Options{Now: now, User: "somebody", Tool: "packhold"})
@@ -354,7 +356,7 @@ func (g golden) make(t *testing.T, dir string) {
 	role := func(name string, roles crypt.Role) *repo.Repo {
 		id, err := crypt.NewIdentity()
 		must(err)
-		must(repo.PutHost(ctx, admin, id, name, roles))
+		must(repo.PutHost(ctx, root, id.Certificate(name, roles, 1, goldenNow)))
 		k := *c
 		k.Identity = id
 		return open(repo.Access{Credential: &k})
@@ -362,45 +364,45 @@ func (g golden) make(t *testing.T, dir string) {
 	prune, reader, boss := role("golden-prune", crypt.RolePrune), role("golden-reader", crypt.RoleReader), role("golden-admin", crypt.RoleAdmin)
 	hostOf := func(r *repo.Repo) crypt.HostID { return r.Keys().Identity.Host }
 
-	gone := []repo.PackRef{{Name: crypt.Sum([]byte("a pack that is gone"))}}
+	gone := []format.PackRef{{Name: crypt.Sum([]byte("a pack that is gone"))}}
 	set := [16]byte{0xc0}
 	base := "condemned/" + hex.EncodeToString(set[:])
-	put(prune, crypt.TypeCondemned, base, repo.Condemned{ID: set, Session: void.ID, Time: goldenNow.Unix(), Packs: gone})
-	put(prune, crypt.TypeCondemnedLeases, base+".leases", repo.CondemnedLeases{ID: set, Time: goldenNow.Unix(), Sessions: []crypt.SessionID{void.ID}})
-	put(prune, crypt.TypeCondemnedFinal, base+".final", repo.CondemnedFinal{ID: set, Time: goldenNow.Unix(), Packs: gone})
+	put(prune, crypt.TypeCondemned, base, format.Condemned{ID: set, Session: void.ID, Time: goldenNow.Unix(), Packs: gone})
+	put(prune, crypt.TypeCondemnedLeases, base+".leases", format.CondemnedLeases{ID: set, Time: goldenNow.Unix(), Sessions: []crypt.SessionID{void.ID}})
+	put(prune, crypt.TypeCondemnedFinal, base+".final", format.CondemnedFinal{ID: set, Time: goldenNow.Unix(), Packs: gone})
 
 	last := snaps[2]
 	object, err := repo.Fetch(ctx, s, last.Name)
 	must(err)
-	put(boss, crypt.TypeForgotten, "forgotten/", repo.Forgotten{Session: last.ID(), Object: last.Object, Record: object, Host: hostOf(boss), Time: goldenNow.Unix(), Reason: "keep-last 2"})
+	put(boss, crypt.TypeForgotten, "forgotten/", format.Forgotten{Session: last.ID(), Object: last.Object, Record: object, Host: hostOf(boss), Time: goldenNow.Unix(), Reason: "keep-last 2"})
 	first, err := repo.Fetch(ctx, s, snaps[0].Name)
 	must(err)
-	name, copied := repo.SealCopied(snaps[0].ID(), first)
+	name, copied := format.JoinCopied(snaps[0].ID(), first)
 	must(s.Put(ctx, name, copied, backends.PutOptions{}))
 
-	tag := repo.Mark{Kind: repo.MarkTag, Session: snaps[0].ID(), Time: goldenNow.Unix(), Epoch: 1}
-	tag.Text, err = key.Public().SealText(c.Repo, repo.About(&tag), []byte("monthly"))
+	tag := format.Mark{Kind: format.MarkTag, Session: snaps[0].ID(), Time: goldenNow.Unix(), Epoch: 1}
+	tag.Text, err = key.Public().SealText(c.Repo, tag.About(), []byte("monthly"))
 	must(err)
 	put(boss, crypt.TypeMark, "marks/", tag)
-	put(host, crypt.TypeMark, "marks/", repo.Mark{Kind: repo.MarkPin, Host: c.Identity.Host, Session: snaps[1].ID(), Time: goldenNow.Unix()})
+	put(host, crypt.TypeMark, "marks/", format.Mark{Kind: format.MarkPin, Host: c.Identity.Host, Session: snaps[1].ID(), Time: goldenNow.Unix()})
 
-	var packs []repo.PackRef
-	var members []repo.GroupMember
+	var packs []format.PackRef
+	var members []format.GroupMember
 	var shards [][]byte
 	largest := 0
 	for i, err := range s.List(ctx, "packs/") {
 		must(err)
-		id, tree, inc, err := repo.ParsePackName(i.Name)
+		id, tree, inc, err := format.ParsePackName(i.Name)
 		must(err)
 		b, err := s.Get(ctx, i.Name, 0, -1)
 		must(err)
-		ref := repo.PackRef{Name: id, Tree: tree, Incarnation: inc}
+		ref := format.PackRef{Name: id, Tree: tree, Incarnation: inc}
 		packs = append(packs, ref)
-		members = append(members, repo.GroupMember{Pack: ref, Size: uint64(len(b))})
+		members = append(members, format.GroupMember{Pack: ref, Size: uint64(len(b))})
 		shards = append(shards, b)
 		largest = max(largest, len(b))
 	}
-	put(reader, crypt.TypeVerified, "verified/", repo.Verified{Host: hostOf(reader), Time: goldenNow.Unix(), Packs: packs, Lost: gone})
+	put(reader, crypt.TypeVerified, "verified/", format.Verified{Host: hostOf(reader), Time: goldenNow.Unix(), Packs: packs, Lost: gone})
 	for i, b := range shards {
 		shards[i] = append(b, make([]byte, largest-len(b))...)
 	}
@@ -409,13 +411,13 @@ func (g golden) make(t *testing.T, dir string) {
 	must(err)
 	must(e.Encode(shards))
 	sum := crypt.Sum(shards[len(members)])
-	name, group, err := repo.SealGroup(prune, &repo.Group{Members: members, Parity: 1, Shard: uint64(largest), Digests: [][]byte{sum[:]}}, shards[len(members):])
+	name, group, err := repo.SealGroup(prune, &format.Group{Members: members, Parity: 1, Shard: uint64(largest), Digests: [][]byte{sum[:]}}, shards[len(members):])
 	must(err)
 	must(s.Put(ctx, name, group, backends.PutOptions{}))
 
-	root, err := crypt.NewRoot(c.Repo)
+	next, err := crypt.NewRoot(c.Repo)
 	must(err)
-	name, object, err = repo.SealSuccession(admin.Keys().Admin, root, goldenNow.Unix())
+	name, object, err = format.SealSuccession(root.Keys().Admin, next, goldenNow.Unix())
 	must(err)
 	must(s.Put(ctx, name, object, backends.PutOptions{}))
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -14,6 +13,7 @@ import (
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
+	"packhold/repo/format"
 )
 
 // LoadIndex reads what the storage says of packs: first the condemned sets and finals, then the index segments, as far as the
@@ -105,7 +105,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		return err
 	}
 	// Old segments go last: a concurrent lookup sees a pack that moved from one to another twice rather than never.
-	l.dropSuperseded(live)
+	x.DropSuperseded(live, l.news)
 	x.Retain(live)
 	if excluded.blind || r.listPacks {
 		if err := r.excludeUnlisted(ctx, x, excluded.packs); err != nil {
@@ -128,7 +128,7 @@ func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index
 	}
 	lost := make(map[crypt.ID][]index.PackID)
 	return lost, r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
-		var v *Verified
+		var v *format.Verified
 		if err == nil {
 			v, err = r.parseVerified(i.Name, object)
 		}
@@ -159,13 +159,7 @@ type loader struct {
 	x *index.Index
 
 	mu   sync.Mutex // guards news
-	news []superseding
-}
-
-// superseding is what a segment says of others.
-type superseding struct {
-	by                     crypt.ID
-	supersedes, companions []crypt.ID
+	news []index.Superseding
 }
 
 // load adds one segment. A bad one is isolated and reported; the others still count.
@@ -190,41 +184,9 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	if len(seg.Supersedes) > 0 && !l.r.trust.Revoked(crypt.HostID(seg.Host)) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.news = append(l.news, superseding{id, seg.Supersedes, seg.Companions})
+		l.news = append(l.news, index.Superseding{By: id, Supersedes: seg.Supersedes, Companions: seg.Companions})
 	}
 	return nil
-}
-
-// dropSuperseded takes out of live what newly read segments supersede. A segment's word counts only where all its companions are
-// there and valid, and where nobody supersedes it in turn, so that no two segments can take each other away. What is not dropped costs memory alone.
-func (l *loader) dropSuperseded(live map[crypt.ID]struct{}) {
-	if len(l.news) == 0 {
-		return
-	}
-	have := make(map[crypt.ID]bool)
-	for _, id := range l.x.Segments() {
-		_, listed := live[id]
-		have[id] = listed
-	}
-	whole := l.news[:0]
-	gone := make(map[crypt.ID]bool)
-	for _, s := range l.news {
-		if slices.ContainsFunc(s.companions, func(id crypt.ID) bool { return !have[id] }) {
-			continue
-		}
-		whole = append(whole, s)
-		for _, id := range s.supersedes {
-			gone[id] = true
-		}
-	}
-	for _, s := range whole {
-		if gone[s.by] || slices.ContainsFunc(s.companions, func(id crypt.ID) bool { return gone[id] }) {
-			continue
-		}
-		for _, id := range s.supersedes {
-			delete(live, id)
-		}
-	}
 }
 
 // excludeUnlisted makes packs that the storage does not list, or lists with another size, count as absent for dedup. It is for the day when a
@@ -237,7 +199,7 @@ func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map
 			return err
 		}
 		for _, i := range infos {
-			if id, _, inc, err := parsePackName(i.Name); err == nil {
+			if id, _, inc, err := format.ParsePackName(i.Name); err == nil {
 				listed[index.PackID{Name: id, Incarnation: inc}] = i.Size
 			}
 		}
@@ -274,31 +236,7 @@ func (r *Repo) absentSession(record []byte) bool {
 	if r.keys.Identity == nil || rec.Host == r.keys.Identity.Host {
 		return false
 	}
-	return r.unknownRevocation || !r.sameDomain(r.keys.Identity.Host, rec.Host)
-}
-
-// sameDomain reports whether host a relies on packs of host b. The shared domain is "", which every host is in that was not
-// put elsewhere. A host in a domain that the settings do not name is alone. What prune stores, it copied from packs that it opened and
-// hashed, so everybody relies on it.
-func (r *Repo) sameDomain(a, b crypt.HostID) bool {
-	if r.role(b)&crypt.RolePrune != 0 {
-		return true
-	}
-	ca, cb := r.trust.Certificate(a), r.trust.Certificate(b)
-	if ca == nil || cb == nil || ca.Domain != cb.Domain {
-		return false
-	}
-	return ca.Domain == "" || slices.Contains(r.settings.Domains, ca.Domain)
-}
-
-// role returns every role that any certificate gives to a host: a later certificate does not undo what the host signed under an
-// earlier one.
-func (r *Repo) role(host crypt.HostID) crypt.Role {
-	role := r.roles[host]
-	if c := r.trust.Certificate(host); c != nil {
-		role |= c.Roles
-	}
-	return role
+	return r.unknownRevocation || !r.trust.SameDomain(r.keys.Identity.Host, rec.Host, r.settings.Domains)
 }
 
 // Segment reads and checks one index segment: its signer is the host of its session, and speaks only for packs of its own sessions
@@ -312,7 +250,7 @@ func (r *Repo) Segment(ctx context.Context, name string) (*index.Segment, error)
 }
 
 func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) {
-	s, err := r.openSigned(crypt.TypeIndex, name, object)
+	s, err := r.OpenControl(crypt.TypeIndex, name, object)
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +261,7 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 	if crypt.HostID(seg.Host) != s.Signer || crypt.NewSessionID(s.Signer, seg.Nonce) != crypt.SessionID(seg.Session) {
 		return nil, tampered("reading", name, errors.New("its session is not its signer's"))
 	}
-	prune := r.role(s.Signer)&crypt.RolePrune != 0
+	prune := r.trust.Roles(s.Signer)&crypt.RolePrune != 0
 	if len(seg.Supersedes) > 0 && !prune {
 		return nil, tampered("reading", name, errors.New("only the prune role supersedes segments"))
 	}

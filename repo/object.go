@@ -3,7 +3,6 @@ package repo
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/repo/format"
 )
 
 // maxList caps how many names a listing may have: a hostile storage must not cost more than 512 MiB of memory, at 128 bytes a name.
@@ -27,7 +27,7 @@ func List(ctx context.Context, s backends.Storage, prefix string) (infos []backe
 		if err != nil {
 			return nil, 0, storageErr("listing", prefix, err)
 		}
-		if !KnownName(info.Name) || !strings.HasPrefix(info.Name, prefix) {
+		if !format.KnownName(info.Name) || !strings.HasPrefix(info.Name, prefix) {
 			if foreign++; foreign > backends.MaxListed {
 				return nil, 0, tampered("listing", prefix, fmt.Errorf("more than %d foreign names", backends.MaxListed))
 			}
@@ -49,37 +49,19 @@ func List(ctx context.Context, s backends.Storage, prefix string) (infos []backe
 	return out, foreign, nil
 }
 
-// Caps of objects by their kind, bytes: what is longer is damaged and not read at all.
-const (
-	maxSmall  = 16 << 10         // leases, certificates, key slots: real ones take 1 to 5 KiB
-	maxSecret = 1<<20 + 4<<10    // bundles and grants
-	maxGroup  = 256<<20 + 32<<20 // parity shards and the sealed part
-	maxOther  = crypt.MaxObject  // everything else that is no pack
-)
-
-func sizeLimit(name string) int64 {
-	name = strings.TrimPrefix(strings.TrimPrefix(name, "replica/1/"), "replica/2/")
-	prefix, _, _ := strings.Cut(name, "/")
-	switch prefix {
-	case "config":
-		return maxConfig
-	case "keys", "hosts", "leases", "roots":
-		return maxSmall
-	case "bundles", "grants":
-		return maxSecret
-	case "group":
-		return maxGroup
-	}
-	return maxOther
+// Stat describes an object. A missing one is fs.ErrNotExist.
+func Stat(ctx context.Context, s backends.Storage, name string) (backends.Info, error) {
+	info, err := s.Stat(ctx, name)
+	return info, storageErr("reading", name, err)
 }
 
 // Fetch reads a whole object that is not a pack. One that is longer than its kind ever is matches ErrDamaged, and is not read.
 func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
-	info, err := s.Stat(ctx, name)
+	info, err := Stat(ctx, s, name)
 	if err != nil {
-		return nil, storageErr("reading", name, err)
+		return nil, err
 	}
-	if limit := sizeLimit(name); info.Size > limit {
+	if limit := format.MaxSize(name); info.Size > limit {
 		return nil, damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
 	}
 	b, err := s.Get(ctx, name, 0, info.Size)
@@ -111,104 +93,80 @@ func (r *Repo) fetchEach(ctx context.Context, infos []backends.Info, f func(i ba
 // isolated reports whether err concerns one object alone, which is left out and reported: nothing else is ever skipped.
 func isolated(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) }
 
-// subjectOf is what the signature and AAD of an object speak of: its name below the prefix, and nothing for objects that are
-// named by their own hash.
-func subjectOf(t crypt.Type, name string) string {
-	switch t {
-	case crypt.TypeIndex, crypt.TypeForgotten, crypt.TypeMark, crypt.TypeVerified, crypt.TypeGroup, crypt.TypeRoots:
-		return ""
-	case crypt.TypeHost:
-		return strings.SplitN(strings.TrimPrefix(name, "hosts/"), "-", 2)[0]
-	}
-	_, rest, _ := strings.Cut(name, "/")
-	return rest
-}
-
-// sealSigned makes an object: body signed by this process's host (or the root), sealed under the current W.
-// For content-named objects name is the prefix, and the full name is returned.
-func (r *Repo) sealSigned(t crypt.Type, name string, body []byte, asRoot bool) (string, []byte, error) {
-	subject := subjectOf(t, name)
-	var signed []byte
-	switch {
-	case asRoot && r.keys.Admin != nil:
-		signed = r.keys.Admin.Sign(t, subject, body)
-	case asRoot:
-		return "", nil, ErrNeedAdmin
-	case r.keys.Identity == nil:
+// SealControl makes an object: body signed by this process's host and sealed under the control key of the current write epoch. Of an object that
+// is named by its hash, name is the part before, and the full name is returned. ErrNeedHost says that no host signs here.
+func (r *Repo) SealControl(t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
+	id := r.keys.Identity
+	if id == nil {
 		return "", nil, ErrNeedHost
-	default:
-		id := r.keys.Identity
-		signed = id.SignBody(t, r.config.ID, subject, body)
 	}
 	epoch := r.settings.WriteEpoch
 	w, ok := r.keys.Writes[epoch]
 	if !ok {
 		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, ErrNoKey)
 	}
-	object, err := w.SealObject(r.config.ID, epoch, t, subject, signed)
-	if err != nil {
-		return "", nil, err
-	}
-	if subject == "" || t == crypt.TypeHost {
-		sum := crypt.Sum(object)
-		name += sum.String()
-	}
-	return name, object, nil
+	signed := id.SignBody(t, r.config.ID, format.Subject(t, name), body)
+	return format.Sealer{Repo: r.config.ID, Epoch: epoch, Write: w}.Seal(t, name, signed)
 }
 
-// openSigned opens an object, checks that its name and its signer's role fit, and returns the body.
-func (r *Repo) openSigned(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
+// OpenControl opens an object, checks that its name and its signer's role fit, and returns the body. Revocation is the caller's to judge.
+// Errors match ErrDamaged or ErrTampered.
+func (r *Repo) OpenControl(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
 	s, err := r.unseal(t, name, object)
 	if err != nil {
-		return nil, err
+		return nil, damaged("reading", name, err)
 	}
-	if err := r.trust.Check(t, subjectOf(t, name), s); err != nil {
+	if err := r.trust.Check(t, format.Subject(t, name), s); err != nil {
 		return nil, tampered("reading", name, err)
 	}
 	return s, nil
 }
 
-// unseal is openSigned without the signature.
+// unseal is OpenControl without the signature.
 func (r *Repo) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
-	subject := subjectOf(t, name)
-	if subject == "" || t == crypt.TypeHost {
-		sum := sha256.Sum256(object)
-		if !strings.HasSuffix(name, crypt.ID(sum).String()) {
-			return nil, damaged("reading", name, errors.New("the bytes do not match the name"))
-		}
+	if err := format.CheckName(t, name, object); err != nil {
+		return nil, err
 	}
 	h, err := crypt.ParseHeader(object)
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, err
 	}
 	w, ok := r.keys.Writes[h.Epoch]
 	if !ok {
-		return nil, damaged("reading", name, fmt.Errorf("write secret of epoch %d: %w", h.Epoch, ErrNoKey))
+		return nil, fmt.Errorf("write secret of epoch %d: %w", h.Epoch, ErrNoKey)
 	}
-	body, err := w.OpenObject(r.config.ID, t, subject, object)
+	body, err := w.OpenObject(r.config.ID, t, format.Subject(t, name), object)
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, err
 	}
-	s, err := crypt.ParseSigned(body)
-	if err != nil {
-		return nil, damaged("reading", name, err)
-	}
-	return s, nil
+	return crypt.ParseSigned(body)
 }
 
-// put stores an object under a name that nobody else has. Content-named objects may be there already.
-func (r *Repo) put(ctx context.Context, name string, object []byte, opts backends.PutOptions) error {
-	return storageErr("storing", name, r.storage.Put(ctx, name, object, opts))
+// openBody is OpenControl for the objects whose body is a B.
+func openBody[B format.Body](r *Repo, t crypt.Type, name string, object []byte) (v *B, signer crypt.HostID, err error) {
+	s, err := r.OpenControl(t, name, object)
+	if err != nil {
+		return nil, signer, err
+	}
+	if v, err = format.Parse[B](s.Body); err != nil {
+		return nil, signer, damaged("reading", name, err)
+	}
+	return v, s.Signer, nil
 }
 
-// putExclusive creates name, or reports fs.ErrExist. Finding the very bytes there is success: the answer to an earlier try of this
+// Put stores an object under a name that nobody else has. Content-named objects may be there already.
+func Put(ctx context.Context, s backends.Storage, name string, object []byte, opts backends.PutOptions) error {
+	return storageErr("storing", name, s.Put(ctx, name, object, opts))
+}
+
+// Create stores an object exclusively, or reports fs.ErrExist. Finding the very bytes there is success: the answer to an earlier try of this
 // call was lost. No other call can have made them, since every object has a random salt.
-func (r *Repo) putExclusive(ctx context.Context, name string, object []byte) error {
-	err := r.put(ctx, name, object, backends.PutOptions{IfAbsent: true})
+func Create(ctx context.Context, s backends.Storage, name string, object []byte) error {
+	err := Put(ctx, s, name, object, backends.PutOptions{IfAbsent: true})
 	if !exists(err) {
 		return err
 	}
-	there, gerr := Fetch(ctx, r.storage, name)
+	there, gerr := Fetch(ctx, s, name)
 	switch {
 	case gerr == nil && bytes.Equal(there, object):
 		return nil
@@ -216,6 +174,14 @@ func (r *Repo) putExclusive(ctx context.Context, name string, object []byte) err
 		return gerr
 	}
 	return err
+}
+
+// Remove deletes an object; that it is gone already is no error.
+func Remove(ctx context.Context, s backends.Storage, name string) error {
+	if err := s.Delete(ctx, name); err != nil && !isMissing(err) {
+		return storageErr("removing", name, err)
+	}
+	return nil
 }
 
 // exists reports whether err says that an exclusive create lost.

@@ -21,6 +21,7 @@ import (
 	"packhold/crypt"
 	"packhold/crypt/canon"
 	"packhold/index"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -34,11 +35,7 @@ func enroll(t testing.TB, s backends.Storage, name string, roles crypt.Role, dom
 	}
 	cert := id.Certificate(name, roles, 1, time.Unix(1e9, 0))
 	cert.Domain = domain
-	full, object, err := a.sealSigned(crypt.TypeHost, fmt.Sprintf("hosts/%v/1-", id.Host), cert.Bytes(), true)
-	if err == nil {
-		err = a.put(t.Context(), full, object, backends.PutOptions{})
-	}
-	if err != nil {
+	if err := PutHost(t.Context(), a, cert); err != nil {
 		t.Fatal(err)
 	}
 	c := *baseCredential
@@ -51,7 +48,7 @@ func put(t testing.TB, r *Repo, typ crypt.Type, name string, body any, asRoot bo
 	t.Helper()
 	full, object, err := r.sealSigned(typ, name, canon.Marshal(body), asRoot)
 	if err == nil {
-		err = r.put(t.Context(), full, object, backends.PutOptions{})
+		err = r.put(t.Context(), full, object)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -60,32 +57,32 @@ func put(t testing.TB, r *Repo, typ crypt.Type, name string, body any, asRoot bo
 }
 
 // nextSettings stores a new generation.
-func nextSettings(t testing.TB, s backends.Storage, change func(*Settings)) {
+func nextSettings(t testing.TB, s backends.Storage, change func(*format.Settings)) {
 	t.Helper()
 	a := admin(t, s)
 	next := *a.settings
-	b, err := Fetch(t.Context(), s, settingsName(next.Generation))
+	b, err := Fetch(t.Context(), s, format.SettingsName(next.Generation))
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := crypt.Sum(b)
 	next.Generation, next.Previous = next.Generation+1, sum[:]
 	change(&next)
-	put(t, a, crypt.TypeSettings, settingsName(next.Generation), next, true)
+	put(t, a, crypt.TypeSettings, format.SettingsName(next.Generation), next, true)
 }
 
-func refsOf(t testing.TB, s backends.Storage, prefixes ...string) (refs []PackRef) {
+func refsOf(t testing.TB, s backends.Storage, prefixes ...string) (refs []format.PackRef) {
 	t.Helper()
 	for _, prefix := range prefixes {
 		for name := range allNames(t, s, prefix) {
-			id, tree, inc, err := parsePackName(name)
+			id, tree, inc, err := format.ParsePackName(name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			refs = append(refs, PackRef{Name: id, Tree: tree, Incarnation: inc})
+			refs = append(refs, format.PackRef{Name: id, Tree: tree, Incarnation: inc})
 		}
 	}
-	slices.SortFunc(refs, PackRef.compare)
+	slices.SortFunc(refs, format.PackRef.Compare)
 	return refs
 }
 
@@ -275,11 +272,11 @@ func TestCommitRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second finds the first's bytes
-		if err := r.putExclusive(t.Context(), name, object); err != nil {
+		if err := Create(t.Context(), r.storage, name, object); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := r.putExclusive(t.Context(), name, append(object, 0)); !errors.Is(err, fs.ErrExist) {
+	if err := Create(t.Context(), r.storage, name, append(object, 0)); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("other bytes: %v", err)
 	}
 }
@@ -312,13 +309,13 @@ func TestCondemned(t *testing.T) {
 
 	// By a host without the role: no effect, and it is reported.
 	hostile := st.Clone()
-	put(t, openWriter(t, hostile, c), crypt.TypeCondemned, set, Condemned{ID: id, Packs: refs}, false)
-	put(t, openWriter(t, hostile, c), crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id, Packs: refs}, false)
+	put(t, openWriter(t, hostile, c), crypt.TypeCondemned, set, format.Condemned{ID: id, Packs: refs}, false)
+	put(t, openWriter(t, hostile, c), crypt.TypeCondemnedFinal, set+".final", format.CondemnedFinal{ID: id, Packs: refs}, false)
 	if r := check("condemned by a writer", hostile, true, true); problemsWith(t, r, "condemned/", ErrTampered) != 2 {
 		t.Errorf("problems %v", r.Problems())
 	}
 
-	put(t, prune, crypt.TypeCondemned, set, Condemned{ID: id, Packs: refs}, false)
+	put(t, prune, crypt.TypeCondemned, set, format.Condemned{ID: id, Packs: refs}, false)
 	check("condemned", st, false, true)
 	snap := store(t, openWriter(t, st.Clone(), c), blobs...)
 	if snap.Stats.Blobs < 3 {
@@ -336,11 +333,11 @@ func TestCondemned(t *testing.T) {
 
 	// A set whose final takes the packs off is free again.
 	spared := st.Clone()
-	put(t, prune2(prune, spared), crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id}, false)
+	put(t, prune2(prune, spared), crypt.TypeCondemnedFinal, set+".final", format.CondemnedFinal{ID: id}, false)
 	check("spared", spared, true, true)
 
 	// A final takes them for ever, whatever segment lists them, and also where its .leases is broken.
-	put(t, prune, crypt.TypeCondemnedFinal, set+".final", CondemnedFinal{ID: id, Packs: refs}, false)
+	put(t, prune, crypt.TypeCondemnedFinal, set+".final", format.CondemnedFinal{ID: id, Packs: refs}, false)
 	check("final", st, false, false)
 	broken := st.Clone()
 	if err := broken.Put(t.Context(), set+".leases", []byte("junk"), backends.PutOptions{}); err != nil {
@@ -406,10 +403,10 @@ func TestAdoptSafety(t *testing.T) {
 		"whole":     {nil, func(*mem.Store) {}, 1},
 		"of others": {other, func(*mem.Store) {}, 0},
 		"condemned": {nil, func(s *mem.Store) {
-			put(t, prune2(prune, s), crypt.TypeCondemned, fmt.Sprintf("condemned/%x", [16]byte{2}), Condemned{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
+			put(t, prune2(prune, s), crypt.TypeCondemned, fmt.Sprintf("condemned/%x", [16]byte{2}), format.Condemned{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
 		}, 0},
 		"final": {nil, func(s *mem.Store) {
-			put(t, prune2(prune, s), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{2}), CondemnedFinal{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
+			put(t, prune2(prune, s), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{2}), format.CondemnedFinal{ID: [16]byte{2}, Packs: refsOf(t, s, "packs/")}, false)
 		}, 0},
 		"broken": {nil, func(s *mem.Store) {
 			for name := range allNames(t, s, "packs/") {
@@ -508,25 +505,25 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	unknown := crypt.SessionID{0xaa}
-	for _, name := range []string{leaseName(unknown, 0), leaseName(crypt.SessionID{0xbb}, 7)} {
+	for _, name := range []string{format.LeaseName(unknown, 0), format.LeaseName(crypt.SessionID{0xbb}, 7)} {
 		if err := st.Put(t.Context(), name, []byte("junk"), backends.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// A good lease under the name of another renewal.
-	b, err := Fetch(t.Context(), st, leaseName(s.ID, 1))
+	b, err := Fetch(t.Context(), st, format.LeaseName(s.ID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := st.Put(t.Context(), leaseName(s.ID, 2), b, backends.PutOptions{}); err != nil {
+	if err := st.Put(t.Context(), format.LeaseName(s.ID, 2), b, backends.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	// A lease that says another number than its name.
-	put(t, r, crypt.TypeLease, leaseName(s.ID, 3), Lease{Session: s.ID, Host: c.Identity.Host, Nonce: s.nonce[:], Renewal: 4}, false)
-	if _, err := r.parseLease(leaseName(s.ID, 3), mustGet(t, st, leaseName(s.ID, 3))); !errors.Is(err, ErrTampered) {
+	put(t, r, crypt.TypeLease, format.LeaseName(s.ID, 3), format.Lease{Session: s.ID, Host: c.Identity.Host, Nonce: s.nonce[:], Renewal: 4}, false)
+	if _, err := r.parseLease(format.LeaseName(s.ID, 3), mustGet(t, st, format.LeaseName(s.ID, 3))); !errors.Is(err, ErrTampered) {
 		t.Errorf("a lease of another number: %v", err)
 	}
-	if err := st.Delete(t.Context(), leaseName(s.ID, 3)); err != nil {
+	if err := st.Delete(t.Context(), format.LeaseName(s.ID, 3)); err != nil {
 		t.Fatal(err)
 	}
 	open, err := r.openSessions(t.Context())
@@ -566,7 +563,7 @@ func segmentOf(t *testing.T, r *Repo, st backends.Storage, f func(*index.Segment
 	}
 	name, object, err := r.sealSigned(crypt.TypeIndex, "index/", body, false)
 	if err == nil {
-		err = r.put(t.Context(), name, object, backends.PutOptions{})
+		err = r.put(t.Context(), name, object)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -628,14 +625,6 @@ func TestSegments(t *testing.T) {
 	if r := load(alone); !slices.Contains(r.Index().Segments(), firstID) {
 		t.Error("a segment was superseded although a companion is missing")
 	}
-	// Two that take each other away, or themselves, take nothing.
-	cycle := []superseding{{crypt.ID{1}, []crypt.ID{{2}}, nil}, {crypt.ID{2}, []crypt.ID{{1}}, nil}, {crypt.ID{3}, []crypt.ID{{3}}, nil}}
-	live := map[crypt.ID]struct{}{{1}: {}, {2}: {}, {3}: {}}
-	l := loader{x: index.New(), news: cycle}
-	if l.dropSuperseded(live); len(live) != 3 {
-		t.Errorf("%d of 3 segments left", len(live))
-	}
-
 	// A lie about whose session a pack is must not stand before the truth: the liar's own session, our pack.
 	lie := st.Clone()
 	store(t, prune2(other, lie), []byte("something of its own"))
@@ -662,7 +651,7 @@ func TestSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range infos {
-			id, tree, _, err := parsePackName(i.Name)
+			id, tree, _, err := format.ParsePackName(i.Name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -699,8 +688,8 @@ func TestRevocation(t *testing.T) {
 	blobs := randomBlobs(3, 5000)
 	before := store(t, prune2(lost, st), blobs...)
 	store(t, openWriter(t, st, c), []byte("another"))
-	m := Mark{Kind: MarkRevocation, Host: lost.keys.Identity.Host, Time: 5, Kept: []KeptSnapshot{{Session: before.ID(), Object: before.Object}}}
-	if _, err := parseBody[Mark](canon.Marshal(m)); err != nil {
+	m := format.Mark{Kind: format.MarkRevocation, Host: lost.keys.Identity.Host, Time: 5, Kept: []format.KeptSnapshot{{Session: before.ID(), Object: before.Object}}}
+	if _, err := format.Parse[format.Mark](canon.Marshal(m)); err != nil {
 		t.Fatal(err)
 	}
 	name := put(t, admin(t, st), crypt.TypeMark, "marks/", m, true)
@@ -708,7 +697,7 @@ func TestRevocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nextSettings(t, st, func(s *Settings) { s.Revocations = [][]byte{hash[:]} })
+	nextSettings(t, st, func(s *format.Settings) { s.Revocations = [][]byte{hash[:]} })
 	after := store(t, prune2(lost, st), []byte("by the thief"))
 
 	r := openWriter(t, st, c)
@@ -743,7 +732,7 @@ func TestRevocation(t *testing.T) {
 	unmarked := st.Clone()
 	// Its finals are half believed.
 	put(t, prune2(lost, st), crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{1}),
-		CondemnedFinal{ID: [16]byte{1}, Packs: refsOf(t, st, "packs/", "meta/")}, false)
+		format.CondemnedFinal{ID: [16]byte{1}, Packs: refsOf(t, st, "packs/", "meta/")}, false)
 	readAll(t, st, append(blobs, []byte("another"))...)
 	// Without the mark any other host may be the revoked one.
 	other := enroll(t, unmarked, "host-b", crypt.RoleWriter, "")
@@ -770,7 +759,7 @@ func TestRevocation(t *testing.T) {
 func TestDomains(t *testing.T) {
 	t.Parallel()
 	st, c := newTestRepo(t)
-	nextSettings(t, st, func(s *Settings) { s.Domains = []string{"lab"} })
+	nextSettings(t, st, func(s *format.Settings) { s.Domains = []string{"lab"} })
 	lab1, lab2 := enroll(t, st, "lab1", crypt.RoleWriter, "lab"), enroll(t, st, "lab2", crypt.RoleWriter, "lab")
 	lost1, lost2 := enroll(t, st, "lost1", crypt.RoleWriter, "unknown"), enroll(t, st, "lost2", crypt.RoleWriter, "unknown")
 	shared := enroll(t, st, "host-b", crypt.RoleWriter, "")
@@ -817,7 +806,7 @@ func TestSquatted(t *testing.T) {
 	next := *bad.settings
 	next.Generation, next.Previous, next.Parity = 2, make([]byte, 32), 9
 	put(t, bad, crypt.TypeSettings, "settings/2", next, false)
-	put(t, bad, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{3}), CondemnedFinal{ID: [16]byte{3}}, false)
+	put(t, bad, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", [16]byte{3}), format.CondemnedFinal{ID: [16]byte{3}}, false)
 	squat := snapshot.Record{Session: s.ID, Host: bad.keys.Identity.Host, Nonce: s.nonce, Kind: snapshot.Void}
 	b, err := squat.Marshal()
 	if err != nil {
@@ -829,7 +818,7 @@ func TestSquatted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, b := range map[string][]byte{name: object, "audit/" + strings.Repeat("ab", 16) + "/checkpoint/1": []byte("junk"), "snapshots/.foreign": nil} {
-		if err := st.Put(t.Context(), n, b, backends.PutOptions{}); err != nil && KnownName(n) {
+		if err := st.Put(t.Context(), n, b, backends.PutOptions{}); err != nil && format.KnownName(n) {
 			t.Fatal(err)
 		}
 	}
@@ -891,15 +880,15 @@ func TestVerified(t *testing.T) {
 	host := rd.keys.Identity.Host
 	for what, x := range map[string]struct {
 		by     *Repo
-		v      Verified
+		v      format.Verified
 		blobs  uint64
 		damage error
 	}{
-		"a lost pack":   {rd, Verified{Host: host, Lost: refs}, 3, nil},
-		"a failed blob": {rd, Verified{Host: host, Failed: []FailedBlob{{ID: crypt.Sum(blobs[1]), Pack: refs[0].Name}}}, 1, nil},
-		"all is well":   {rd, Verified{Host: host, Packs: refs}, 0, nil},
-		"by a writer":   {openWriter(t, st, c), Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
-		"for another":   {rd, Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
+		"a lost pack":   {rd, format.Verified{Host: host, Lost: refs}, 3, nil},
+		"a failed blob": {rd, format.Verified{Host: host, Failed: []format.FailedBlob{{ID: crypt.Sum(blobs[1]), Pack: refs[0].Name}}}, 1, nil},
+		"all is well":   {rd, format.Verified{Host: host, Packs: refs}, 0, nil},
+		"by a writer":   {openWriter(t, st, c), format.Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
+		"for another":   {rd, format.Verified{Host: c.Identity.Host, Lost: refs}, 0, ErrTampered},
 	} {
 		s := st.Clone()
 		name := put(t, prune2(x.by, s), crypt.TypeVerified, "verified/", x.v, false)
@@ -923,7 +912,7 @@ func TestForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := Forgotten{Session: snap.ID(), Object: snap.Object, Record: object, Host: c.Identity.Host}
+	f := format.Forgotten{Session: snap.ID(), Object: snap.Object, Record: object, Host: c.Identity.Host}
 	for what, x := range map[string]struct {
 		by    *Repo
 		allow bool
@@ -932,7 +921,7 @@ func TestForgotten(t *testing.T) {
 		"other host": {other, true, 1}} {
 		s := st.Clone()
 		if x.allow {
-			nextSettings(t, s, func(v *Settings) { v.HostForget = true })
+			nextSettings(t, s, func(v *format.Settings) { v.HostForget = true })
 		}
 		name := put(t, prune2(x.by, s), crypt.TypeForgotten, "forgotten/", f, false)
 		r := openWriter(t, s, c)
@@ -940,50 +929,6 @@ func TestForgotten(t *testing.T) {
 		if err != nil || len(all) != x.want || problemsWith(t, r, name, ErrTampered) != x.want {
 			t.Errorf("forgotten by %s: %d snapshots, %v, %v", what, len(all), err, r.Problems())
 		}
-	}
-}
-
-func TestLinks(t *testing.T) {
-	host := func(n int) [16]byte { return [16]byte{byte(n >> 8), byte(n), 1} }
-	snap := func(h, s int, number uint64, prev ...int) *Snapshot {
-		x := &Snapshot{Object: crypt.ID{byte(s)}}
-		x.Host, x.Session, x.Number = host(h), [16]byte{byte(s >> 8), byte(s)}, number
-		for _, p := range prev {
-			x.Prev = append(x.Prev, snapshot.Ref{Session: [16]byte{byte(p >> 8), byte(p)}})
-		}
-		return x
-	}
-	n, prev, seen := nextLinks([]*Snapshot{snap(1, 1, 1), snap(1, 2, 2, 1), snap(1, 3, 2, 1), snap(2, 4, 3, 2), snap(2, 5, 1<<60)}, host(1))
-	if n != 4 {
-		t.Errorf("number %d, a hostile one was followed", n)
-	}
-	if len(prev) != 2 || prev[0].Session[1] != 2 || prev[1].Session[1] != 3 {
-		t.Errorf("previous %v: what another host links to hides nothing", prev)
-	}
-	if len(seen) != 1 || seen[0].Session[1] != 5 {
-		t.Errorf("seen %v, want the newest head of each other host", seen)
-	}
-	if n, _, _ := nextLinks([]*Snapshot{snap(1, 1, 1+maxNumberStep)}, host(1)); n != 2+maxNumberStep {
-		t.Errorf("number %d", n)
-	}
-	var all []*Snapshot
-	for h := 2; h < 400; h++ {
-		all = append(all, snap(h, h, uint64(h)))
-	}
-	known := map[[16]byte]bool{}
-	for range 2 {
-		var number uint64
-		number, _, seen = nextLinks(all, host(1))
-		if len(seen) != snapshot.MaxSeen {
-			t.Fatalf("%d seen", len(seen))
-		}
-		for _, s := range seen {
-			known[s.Host] = true
-		}
-		all = append(all, snap(1, 500+int(number), number))
-	}
-	if len(known) != 398 {
-		t.Errorf("two snapshots in a row name %d of 398 hosts", len(known))
 	}
 }
 
@@ -1005,11 +950,11 @@ func TestReread(t *testing.T) {
 	}
 	old := refsOf(t, st, "packs/")
 	id := [16]byte{4}
-	put(t, prune, crypt.TypeCondemned, fmt.Sprintf("condemned/%x", id), Condemned{ID: id, Packs: old}, false)
+	put(t, prune, crypt.TypeCondemned, fmt.Sprintf("condemned/%x", id), format.Condemned{ID: id, Packs: old}, false)
 	store(t, openWriter(t, st, c), blobs...) // the copies
-	put(t, prune, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", id), CondemnedFinal{ID: id, Packs: old}, false)
+	put(t, prune, crypt.TypeCondemnedFinal, fmt.Sprintf("condemned/%x.final", id), format.CondemnedFinal{ID: id, Packs: old}, false)
 	for _, p := range old {
-		if err := st.Delete(t.Context(), PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
+		if err := st.Delete(t.Context(), format.PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -1051,7 +996,7 @@ func TestReread(t *testing.T) {
 	}
 	// Packs that are really gone: reported, and the index is read once for them.
 	for _, p := range refsOf(t, st, "packs/") {
-		if err := st.Delete(t.Context(), PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
+		if err := st.Delete(t.Context(), format.PackName(p.Name, p.Tree, p.Incarnation)); err != nil {
 			t.Fatal(err)
 		}
 	}

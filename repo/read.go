@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"syscall"
 	"time"
 
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
+	"packhold/repo/format"
 )
 
 // packKey finds the key of a pack: its session's key, unwrapped once, then the pack's salt.
@@ -137,13 +137,13 @@ func (d *Reader) Open(id crypt.ID, p index.Place, sealed []byte) ([]byte, error)
 	if errors.Is(err, ErrNeedRead) || errors.Is(err, ErrNoKey) {
 		return nil, err
 	}
-	name := PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)
+	name := format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)
 	return nil, &Error{Op: "reading blob " + id.String() + " of", Object: name, Off: int64(p.Offset), N: int64(p.Length), Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 }
 
 // ReadPack reads n bytes from off of a pack. They are the caller's, who may give them to backends.Release.
 func (r *Repo) ReadPack(ctx context.Context, p *index.PackInfo, off, n int64) ([]byte, error) {
-	name := PackName(p.Name, p.Tree(), p.Incarnation)
+	name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 	b, err := r.storage.Get(ctx, name, off, n)
 	if err != nil {
 		if isMissing(err) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -176,7 +176,7 @@ func (d *Reader) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
 	}
 	for _, p := range t.places {
 		if plain, err := d.mend(ctx, id, p); err == nil {
-			d.r.problem(PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation), fmt.Errorf("%w; its parity made it good for this read", t.err))
+			d.r.problem(format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation), fmt.Errorf("%w; its parity made it good for this read", t.err))
 			return plain, nil
 		} else if ctx.Err() != nil {
 			return nil, err
@@ -291,49 +291,17 @@ func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, 
 	return d.Open(id, p, good[p.Offset:p.Offset+p.Length])
 }
 
-// Steps of reading a pack with bad sectors, bytes: where the wider one fails, the finer one loses a sector alone, which is no more than a shard.
-const (
-	wideStep = 256 << 10
-	fineStep = 4 << 10
-)
-
-// readBroken reads what there is of a pack. Sectors that the disk cannot read (EIO) come as zeros, as long as parity may mend them; any other
-// error is the storage's and ends it.
+// readBroken reads what there is of a pack: sectors that the disk cannot read come as zeros, as long as parity may mend them.
 func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error) {
-	name := PackName(p.Name, p.Tree(), p.Incarnation)
-	info, err := r.storage.Stat(ctx, name)
+	name := format.PackName(p.Name, p.Tree(), p.Incarnation)
+	info, err := Stat(ctx, r.storage, name)
 	if err != nil {
-		return nil, storageErr("reading pack", name, err)
+		return nil, err
 	}
 	if info.Size > pack.MaxFile {
 		info.Size = int64(p.Size) // something was appended
 	}
-	file, err := r.storage.Get(ctx, name, 0, info.Size)
-	if err == nil || !errors.Is(err, syscall.EIO) {
-		return file, storageErr("reading pack", name, err)
-	}
-	file = make([]byte, info.Size)
-	bad := int64(0)
-	for off, step := int64(0), int64(wideStep); off < info.Size; {
-		n := min(step, info.Size-off)
-		b, err := r.storage.Get(ctx, name, off, n)
-		switch {
-		case err == nil:
-			copy(file[off:], b)
-		case !errors.Is(err, syscall.EIO):
-			return nil, storageErr("reading pack", name, err)
-		case step == wideStep:
-			step = fineStep
-			continue
-		default:
-			// 16 parity shards of at most a 32nd of the pack each mend no more than half of it.
-			if bad += n; bad > info.Size/2 {
-				return nil, storageErr("reading pack", name, err)
-			}
-		}
-		if off += n; off%wideStep == 0 {
-			step = wideStep
-		}
-	}
-	return file, nil
+	// 16 parity shards of at most a 32nd of the pack each mend no more than half of it.
+	file, _, err := backends.GetBroken(ctx, r.storage, name, info.Size, info.Size/2)
+	return file, storageErr("reading pack", name, err)
 }

@@ -22,9 +22,9 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
-	"packhold/crypt/canon"
 	"packhold/index"
 	"packhold/pack"
+	"packhold/repo/format"
 )
 
 // Keys is what this process can open and sign.
@@ -58,17 +58,14 @@ type Options struct {
 // change keys or hosts beside no other.
 type Repo struct {
 	storage  backends.Storage
-	config   *Config
+	config   *format.Config
 	keys     *Keys
 	trust    *crypt.Trust
-	settings *Settings
+	settings *format.Settings
 	now      func() time.Time
 	cache    string
 	coder    *pack.Coder
 
-	iterations int // of new key slots; 0: the default
-
-	roles             map[crypt.HostID]crypt.Role  // of all certificates of a host together
 	kept              map[crypt.SessionID]crypt.ID // snapshots of revoked hosts that stay valid, by their objects
 	unknownRevocation bool                         // a revocation cannot be read: any host may be the revoked one
 
@@ -98,9 +95,6 @@ func (Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "[keys]") }
 
 // Format prints no secret.
 func (Access) Format(f fmt.State, _ rune) { io.WriteString(f, "[access]") }
-
-// Format prints no secret.
-func (InitOptions) Format(f fmt.State, _ rune) { io.WriteString(f, "[init options]") }
 
 // maxSlotTries is how many key slots are tried without a hint: each wrong one costs a key derivation, which a storage could
 // make us pay for ever (restic #3776).
@@ -140,7 +134,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 }
 
 func newRepo(s backends.Storage, o Options) *Repo {
-	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), roles: make(map[crypt.HostID]crypt.Role),
+	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder),
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
 		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey)}
 	if r.now == nil {
@@ -150,16 +144,19 @@ func newRepo(s backends.Storage, o Options) *Repo {
 }
 
 // Config returns what never changes.
-func (r *Repo) Config() *Config { return r.config }
+func (r *Repo) Config() *format.Config { return r.config }
 
 // Settings returns the newest settings read.
-func (r *Repo) Settings() *Settings { return r.settings }
+func (r *Repo) Settings() *format.Settings { return r.settings }
 
 // Keys returns what this process can open and sign.
 func (r *Repo) Keys() *Keys { return r.keys }
 
 // Trust returns whose signatures count.
 func (r *Repo) Trust() *crypt.Trust { return r.trust }
+
+// Now returns the time by the clock that the repository was opened with.
+func (r *Repo) Now() time.Time { return r.now() }
 
 // Storage returns where the repository is kept.
 func (r *Repo) Storage() backends.Storage { return r.storage }
@@ -190,23 +187,20 @@ func (r *Repo) problem(object string, err error) {
 // maxProblems bounds the memory of what is reported: a hostile storage holds any number of junk objects.
 const maxProblems = 10_000
 
-// configNames are the config and its replicas: any one is enough.
-var configNames = [...]string{"config", "replica/1/config", "replica/2/config"}
-
 // readConfig finds a config that parses, and that names the root the credential pins.
 func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	var first error
 	var good []byte
 	var missing []string
-	for _, name := range configNames {
+	for _, name := range format.ConfigNames {
 		b, err := Fetch(ctx, r.storage, name)
 		if isMissing(err) {
 			missing = append(missing, name)
 			continue
 		}
 		if err == nil {
-			var cfg *Config
-			cfg, err = ParseConfig(b)
+			var cfg *format.Config
+			cfg, err = format.ParseConfig(b)
 			switch {
 			case errors.Is(err, crypt.ErrFormat):
 			case err != nil:
@@ -281,8 +275,8 @@ type foundSlot struct {
 // gave no copy of some slot.
 func (r *Repo) slots(ctx context.Context, root ed25519.PublicKey, hint string) (found []foundSlot, unread, err error) {
 	byID := make(map[string][]string) // id -> names
-	for i := len(slotPrefixes) - 1; i >= 0; i-- {
-		infos, _, err := List(ctx, r.storage, slotPrefixes[i])
+	for i := len(format.SlotPrefixes) - 1; i >= 0; i-- {
+		infos, _, err := List(ctx, r.storage, format.SlotPrefixes[i])
 		if err != nil {
 			return nil, nil, err
 		}
@@ -486,7 +480,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	for _, g := range newest[:min(len(newest), maxSettings)] {
 		name := byGeneration[g]
 		object, err := Fetch(ctx, r.storage, name)
-		var v *Settings
+		var v *format.Settings
 		if err == nil {
 			v, err = r.parseSettings(name, g, object)
 		}
@@ -512,21 +506,18 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	if r.settings == nil {
 		return fmt.Errorf("opening repository %x: %w: no settings can be read", r.config.ID, ErrDamaged)
 	}
-	name := settingsName(r.settings.Generation)
+	name := format.SettingsName(r.settings.Generation)
 	r.problem(name, tampered("reading", name, errors.New("the settings before it are missing or others")))
 	return nil
 }
 
-func settingsName(generation uint64) string { return "settings/" + strconv.FormatUint(generation, 10) }
-
 // parseSettings opens the settings of generation g.
-func (r *Repo) parseSettings(name string, g uint64, object []byte) (*Settings, error) {
-	s, err := r.openSigned(crypt.TypeSettings, name, object)
+func (r *Repo) parseSettings(name string, g uint64, object []byte) (*format.Settings, error) {
+	v, _, err := openBody[format.Settings](r, crypt.TypeSettings, name, object)
 	if err != nil {
 		return nil, err
 	}
-	v, err := parseBody[Settings](s.Body)
-	if err == nil && v.Generation != g {
+	if _, err = pack.ParseLevel(v.Compression); err == nil && v.Generation != g {
 		err = errors.New("it is another generation")
 	}
 	if err != nil {
@@ -548,7 +539,7 @@ func (r *Repo) readHosts(ctx context.Context) error {
 		}
 		switch {
 		case err == nil:
-			r.addHost(c)
+			r.trust.Add(c)
 		case isolated(err) || isMissing(err):
 			r.problem(i.Name, err)
 		default:
@@ -558,15 +549,9 @@ func (r *Repo) readHosts(ctx context.Context) error {
 	})
 }
 
-// addHost trusts a certificate whose signature was checked.
-func (r *Repo) addHost(c *crypt.Certificate) {
-	r.trust.Add(c)
-	r.roles[c.Host] |= c.Roles
-}
-
 // parseHost opens a certificate and checks that it is the one it is named for.
 func (r *Repo) parseHost(name string, object []byte) (*crypt.Certificate, error) {
-	s, err := r.openSigned(crypt.TypeHost, name, object)
+	s, err := r.OpenControl(crypt.TypeHost, name, object)
 	if err != nil {
 		return nil, err
 	}
@@ -588,9 +573,9 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 		infos[i].Name = "marks/" + crypt.ID(h).String()
 	}
 	return r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
-		var m *Mark
+		var m *format.Mark
 		if err == nil {
-			if m, err = r.parseMark(i.Name, object); err == nil && (m.Kind != MarkRevocation || m.Remove) {
+			if m, err = r.parseMark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
 				err = tampered("reading", i.Name, errors.New("the settings call it a revocation"))
 			}
 		}
@@ -613,151 +598,17 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 	})
 }
 
-// Bounds of the pack size, bytes. The file may be at most 256 MiB.
-const (
-	MinPackSize     = 1 << 20
-	MaxPackSize     = 240 << 20
-	DefaultPackSize = 32 << 20
-)
-
-// InitOptions are what a new repository is made with.
-type InitOptions struct {
-	Passphrase  []byte
-	Iterations  int // 0: the default
-	Config      Config
-	Parity      int
-	PackSize    int
-	Compression string
-	HostName    string
-	Label       string // of the first key slot
-	ReadKey     *crypt.ReadPrivate
-	Now         time.Time
-}
-
-// Init makes a repository in s and returns the credential of this host. The config is stored last: until it is
-// there, no repository exists, and init may be run again. ErrExists says that there is one.
-func Init(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Credential, error) {
-	c, err := initRepo(ctx, s, o)
-	if err != nil {
-		return nil, fmt.Errorf("making repository: %w", err)
+// parseMark opens a mark and checks that its signer may make one of its kind.
+func (r *Repo) parseMark(name string, object []byte) (*format.Mark, error) {
+	m, signer, err := openBody[format.Mark](r, crypt.TypeMark, name, object)
+	if err == nil && signer != (crypt.HostID{}) && r.trust.Roles(signer)&m.Kind.Signers() == 0 {
+		return nil, tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
 	}
-	return c, nil
-}
-
-func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Credential, error) {
-	if err := clearUnfinished(ctx, s); err != nil {
-		return nil, err
-	}
-	root, err := crypt.NewRoot(crypt.NewRepoID())
-	if err != nil {
-		return nil, err
-	}
-	cfg := o.Config
-	cfg.ID, cfg.Root, cfg.Created = root.Repo, root.Public(), o.Now.Unix()
-	config, err := cfg.marshal(root)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := ParseConfig(config); err != nil {
-		return nil, err
-	}
-	read := o.ReadKey
-	if read == nil {
-		if read, err = crypt.NewReadKey(1); err != nil {
-			return nil, err
-		}
-	}
-	form, err := read.Public().Form()
-	if err != nil {
-		return nil, err
-	}
-	const epoch = 1
-	keys := &Keys{Repo: root.Repo, Root: root.Public(), Admin: root, Writes: map[uint32]crypt.WriteSecret{epoch: crypt.NewSecret()},
-		Chunker: crypt.NewSecret(), Read: map[uint32]*crypt.ReadPrivate{1: read}}
-	if keys.Identity, err = crypt.NewIdentity(); err != nil {
-		return nil, err
-	}
-	r := newRepo(s, Options{Now: func() time.Time { return o.Now }})
-	r.config, r.keys = &cfg, keys
-	r.settings = &Settings{Generation: 1, Time: o.Now.Unix(), WriteEpoch: epoch, ReadKeys: []crypt.ReadKeyForm{form},
-		Parity: uint8(o.Parity), PackSize: uint32(o.PackSize), Compression: o.Compression}
-	if err := r.settings.validate(); err != nil {
-		return nil, err
-	}
-	r.trust = &crypt.Trust{Repo: root.Repo, Root: root.Public()}
-	name, object, err := r.sealSigned(crypt.TypeSettings, "settings/1", canon.Marshal(r.settings), true)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.putExclusive(ctx, name, object); err != nil {
-		if exists(err) {
-			return nil, fmt.Errorf("%w: another init is at work", ErrExists)
-		}
-		return nil, err
-	}
-	if err := r.putHost(ctx, keys.Identity, o.HostName, crypt.RoleWriter); err != nil {
-		return nil, err
-	}
-	holder, err := crypt.NewIdentity()
-	if err != nil {
-		return nil, err
-	}
-	if err := r.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin); err != nil {
-		return nil, err
-	}
-	if _, err := r.putSlot(ctx, o.Passphrase, o.Iterations, o.Label, holder); err != nil {
-		return nil, err
-	}
-	for i := len(configNames) - 1; i >= 0; i-- { // the first name last: it makes the repository
-		if err := r.putExclusive(ctx, configNames[i], config); err != nil {
-			if exists(err) {
-				return nil, fmt.Errorf("%w: another init was faster", ErrExists)
-			}
-			return nil, err
-		}
-	}
-	// Another init that began before the config was there may have taken these settings for remains and removed them.
-	if there, err := Fetch(ctx, s, name); isMissing(err) || err == nil && !bytes.Equal(there, object) {
-		return nil, fmt.Errorf("%w: another init was at work and removed the settings of this one: empty the place and begin again", ErrExists)
-	} else if err != nil {
-		return nil, err
-	}
-	return &crypt.Credential{Repo: root.Repo, Root: root.Public(), Identity: keys.Identity, Writes: keys.Writes, Chunker: keys.Chunker,
-		Read: []*crypt.ReadPublic{read.Public()}, Local: crypt.LocalKey(crypt.NewSecret())}, nil
-}
-
-// clearUnfinished refuses a place that holds a repository, and removes what an init that never stored its config left.
-func clearUnfinished(ctx context.Context, s backends.Storage) error {
-	if _, err := s.Stat(ctx, configNames[0]); err == nil {
-		return ErrExists
-	} else if !isMissing(err) {
-		return storageErr("reading", configNames[0], err)
-	}
-	for _, prefix := range []string{"snapshots/", "packs/", "meta/", "index/"} {
-		infos, _, err := List(ctx, s, prefix)
-		if err != nil {
-			return err
-		}
-		if len(infos) > 0 {
-			return fmt.Errorf("%w, and %w", ErrExists, ErrNoConfig)
-		}
-	}
-	for _, prefix := range []string{"replica/", "settings/", "hosts/", "keys/", "bundles/", "grants/"} {
-		infos, _, err := List(ctx, s, prefix)
-		if err != nil {
-			return err
-		}
-		for _, i := range infos {
-			if err := s.Delete(ctx, i.Name); err != nil && !isMissing(err) {
-				return storageErr("removing", i.Name, err)
-			}
-		}
-	}
-	return nil
+	return m, err
 }
 
 // ReadConfig finds a readable config in s without any key: what a program needs to know which credential to take. Errors are those of Open.
-func ReadConfig(ctx context.Context, s backends.Storage) (*Config, error) {
+func ReadConfig(ctx context.Context, s backends.Storage) (*format.Config, error) {
 	r := newRepo(s, Options{})
 	if err := r.readConfig(ctx, nil); err != nil {
 		return nil, err

@@ -13,8 +13,8 @@ import (
 
 	"packhold/backends"
 	"packhold/backends/mem"
-	"packhold/chunk"
 	"packhold/crypt"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -31,21 +31,11 @@ var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) {
 	return crypt.ReadKeyForm{Epoch: 1, Wrap: crypt.WrapRSAHPKE, RSA: block.Bytes, HPKE: bytes.Repeat([]byte{0x52}, 32)}.Private()
 })
 
-func initOptions() (InitOptions, error) {
-	key, err := readKey()
-	return InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: Config{Profile: Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: MinPackSize,
-		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Unix(1e9, 0)}, err
-}
-
 // baseRepo is one empty repository, which tests clone.
 var baseRepo = sync.OnceValues(func() (*mem.Store, error) {
-	o, err := initOptions()
-	if err != nil {
-		return nil, err
-	}
+	var err error
 	s := mem.New(time.Now)
-	baseCredential, err = Init(context.Background(), s, o)
+	baseCredential, err = MakeRepo(context.Background(), s)
 	return s, err
 })
 
@@ -170,58 +160,6 @@ func TestStoreAndRead(t *testing.T) {
 	}
 }
 
-func TestKeys(t *testing.T) {
-	t.Parallel()
-	st, _ := newTestRepo(t)
-	r := openReader(t, st)
-	r.iterations = crypt.MinIterations
-	if _, err := r.RemoveKey(t.Context(), r.Keys().Slot.String()); !errors.Is(err, ErrLastKey) {
-		t.Errorf("last key removed: %v", err)
-	}
-	id, err := r.AddKey(t.Context(), []byte("another long passphrase"), "second")
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := r.ListKeys(t.Context())
-	if err != nil || len(keys) != 2 {
-		t.Fatalf("%v %v", keys, err)
-	}
-	second, err := Open(t.Context(), st, Access{Passphrase: []byte("another long passphrase")}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := second.RemoveKey(t.Context(), r.Keys().Slot.String()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(t.Context(), st, Access{Passphrase: []byte(passphrase)}, Options{}); !errors.Is(err, crypt.ErrPassphrase) {
-		t.Errorf("removed passphrase: %v", err)
-	}
-	if race {
-		return // the rest derives keys of the default strength
-	}
-	paper, err := second.ExportKey([]byte("on paper: a passphrase"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name := range allNames(t, st, "keys/") {
-		if err := st.Delete(t.Context(), name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, prefix := range []string{"replica/1/keys/", "replica/2/keys/", "bundles/"} {
-		for name := range allNames(t, st, prefix) {
-			if err := st.Delete(t.Context(), name); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	third, err := Open(t.Context(), st, Access{Passphrase: []byte("on paper: a passphrase"), Paper: paper}, Options{})
-	if err != nil || !third.CanRead() || third.Keys().Admin == nil {
-		t.Fatalf("paper key: %v", err)
-	}
-	_ = id
-}
-
 func allNames(t testing.TB, s backends.Storage, prefix string) map[string]int64 {
 	t.Helper()
 	out := map[string]int64{}
@@ -229,27 +167,12 @@ func allNames(t testing.TB, s backends.Storage, prefix string) map[string]int64 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !KnownName(i.Name) {
+		if !format.KnownName(i.Name) {
 			t.Errorf("%q is not a name of the format", i.Name)
 		}
 		out[i.Name] = i.Size
 	}
 	return out
-}
-
-func TestEnroll(t *testing.T) {
-	t.Parallel()
-	st, c := newTestRepo(t)
-	blobs := randomBlobs(4, 5000)
-	store(t, openWriter(t, st, c), blobs...)
-	c2, err := openReader(t, st).EnrollHost(t.Context(), "host-b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	snap := store(t, openWriter(t, st, c2), blobs...)
-	if snap.Stats.Blobs != 0 || len(snap.Seen) != 1 || snap.Number != 2 {
-		t.Errorf("second host: %+v", snap.Record)
-	}
 }
 
 // TestAdopt kills a session after its packs are stored: the next one finds them.

@@ -17,6 +17,7 @@ import (
 	"packhold/crypt/canon"
 	"packhold/index"
 	"packhold/pack"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -64,7 +65,7 @@ type Session struct {
 	parity  int
 	variant uint8
 
-	data, tree *stream
+	data, tree *pack.Filler
 	flush      *errgroup.Group
 	ctx        context.Context // cancelled by the first failure
 	cancel     context.CancelCauseFunc
@@ -123,7 +124,7 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	}
 	s := &Session{ID: rec.Session, Started: r.now(), r: r, o: o, level: level, key: key, record: rec.Bytes(), nonce: [32]byte(rec.Nonce),
 		target: int(r.settings.PackSize), parity: int(r.settings.Parity), variant: pack.ShardBLAKE3}
-	if r.config.Profile == FIPS {
+	if r.config.Profile == format.FIPS {
 		s.variant = pack.ShardSHA256
 	}
 	r.mu.Lock()
@@ -137,8 +138,8 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	s.flush = new(errgroup.Group)
 	s.flush.SetLimit(flushers)
-	s.data = newStream(s, crypt.TypeDataPack, s.target, flushers+1)
-	s.tree = newStream(s, crypt.TypeTreePack, min(s.target, treePackSize), 2)
+	s.data = s.filler(crypt.TypeDataPack, s.target, flushers+1)
+	s.tree = s.filler(crypt.TypeTreePack, min(s.target, treePackSize), 2)
 	s.segmentAt = s.Started
 	if err := s.start(ctx); err != nil {
 		s.Close(ctx)
@@ -166,13 +167,13 @@ func (s *Session) start(ctx context.Context) error {
 
 // putLease stores the lease or its n-th renewal.
 func (s *Session) putLease(ctx context.Context, n uint32) error {
-	name := leaseName(s.ID, n)
-	l := Lease{Session: s.ID, Host: s.r.keys.Identity.Host, Nonce: s.nonce[:], Time: s.r.now().Unix(), Renewal: n, Purpose: s.o.Purpose}
-	_, object, err := s.r.sealSigned(crypt.TypeLease, name, canon.Marshal(l), false)
+	name := format.LeaseName(s.ID, n)
+	l := format.Lease{Session: s.ID, Host: s.r.keys.Identity.Host, Nonce: s.nonce[:], Time: s.r.now().Unix(), Renewal: n, Purpose: s.o.Purpose}
+	_, object, err := s.r.SealControl(crypt.TypeLease, name, canon.Marshal(l))
 	if err != nil {
 		return err
 	}
-	return s.r.putExclusive(ctx, name, object)
+	return Create(ctx, s.r.storage, name, object)
 }
 
 // KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group.
@@ -226,7 +227,7 @@ func (w *Worker) Store(plain []byte) (crypt.ID, bool, error) { return w.store(w.
 // StoreTree is Store for a tree page.
 func (w *Worker) StoreTree(plain []byte) (crypt.ID, bool, error) { return w.store(w.s.tree, plain) }
 
-func (w *Worker) store(st *stream, plain []byte) (crypt.ID, bool, error) {
+func (w *Worker) store(f *pack.Filler, plain []byte) (crypt.ID, bool, error) {
 	id := crypt.Sum(plain)
 	s := w.s
 	if !s.x.Claim(id) {
@@ -234,7 +235,7 @@ func (w *Worker) store(st *stream, plain []byte) (crypt.ID, bool, error) {
 	}
 	data, comp := w.codec.Compress(plain)
 	b := &pack.Blob{ID: id, Plain: plain, Data: data, Compression: comp}
-	if err := st.add(w.codec, b); err != nil {
+	if err := f.Add(w.codec, b); err != nil {
 		err = fmt.Errorf("storing blob %v: %w", id, err)
 		s.cancel(err)
 		return id, false, err
@@ -245,124 +246,31 @@ func (w *Worker) store(st *stream, plain []byte) (crypt.ID, bool, error) {
 	return id, true, nil
 }
 
-// stream fills packs of one kind: at any moment at most one is open, which all workers share.
-type stream struct {
-	s       *Session
-	kind    crypt.Type
-	target  int
-	buffers chan []byte // bounds the packs in memory: open or on their way to the storage
-
-	mu   sync.Mutex // guards open
-	open *openPack
-}
-
-// openPack is a pack being filled.
-type openPack struct {
-	*pack.Builder
-	header crypt.Header
-	buf    []byte
-}
-
-func newStream(s *Session, kind crypt.Type, target, buffers int) *stream {
-	st := &stream{s: s, kind: kind, target: target, buffers: make(chan []byte, buffers)}
-	for range buffers {
-		st.buffers <- nil // memory is made on first use
-	}
-	return st
-}
-
-// add puts a blob into the open pack, opening and closing packs as needed.
-func (st *stream) add(c *pack.Codec, b *pack.Blob) error {
-	for {
-		p, err := st.current()
+// filler fills packs of a kind, of which at most n are in memory.
+func (s *Session) filler(kind crypt.Type, target, n int) *pack.Filler {
+	begin := func(buf []byte) (*pack.Builder, error) {
+		h := crypt.Header{Type: kind, Variant: s.variant, Epoch: s.r.settings.WriteEpoch, Salt: crypt.NewSalt(nil)}
+		key, err := s.key.PackKey(s.r.config.ID, h.Salt)
 		if err != nil {
+			return nil, err
+		}
+		return pack.NewBuilder(buf, pack.Options{Header: h, Key: key, Target: target, Parity: s.parity, Session: s.record})
+	}
+	full := func(b *pack.Builder, free func()) {
+		s.flush.Go(func() error {
+			err := s.finishPack(b)
+			if err != nil {
+				s.cancel(err)
+			}
+			free()
 			return err
-		}
-		if err = p.Add(c, b); !errors.Is(err, pack.ErrFull) {
-			return err
-		}
-		st.rotate(p)
+		})
 	}
-}
-
-// current returns the open pack, after waiting for a buffer if there is none.
-func (st *stream) current() (*openPack, error) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if err := context.Cause(st.s.ctx); err != nil {
-		return nil, err
-	}
-	if st.open != nil {
-		return st.open, nil
-	}
-	var buf []byte
-	select {
-	case buf = <-st.buffers:
-	case <-st.s.ctx.Done():
-		return nil, context.Cause(st.s.ctx)
-	}
-	if buf == nil {
-		buf = make([]byte, pack.BufferSize(st.target, st.s.parity))
-	}
-	h := crypt.Header{Type: st.kind, Variant: st.s.variant, Epoch: st.s.r.settings.WriteEpoch, Salt: crypt.NewSalt(nil)}
-	key, err := st.s.key.PackKey(st.s.r.config.ID, h.Salt)
-	if err != nil {
-		return nil, err
-	}
-	b, err := pack.NewBuilder(buf, pack.Options{Header: h, Key: key, Target: st.target, Parity: st.s.parity, Session: st.s.record})
-	if err != nil {
-		return nil, err
-	}
-	st.open = &openPack{b, h, buf}
-	return st.open, nil
-}
-
-// rotate sends the pack p on its way to the storage, if it is still the open one.
-func (st *stream) rotate(p *openPack) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.open != p || p == nil {
-		return
-	}
-	st.open = nil
-	// Where all flushers are busy this waits with the lock held: nobody could open a pack meanwhile, all buffers being full.
-	st.s.flush.Go(func() error {
-		err := st.s.finishPack(p)
-		if err != nil {
-			st.s.cancel(err)
-		}
-		st.buffers <- p.buf
-		return err
-	})
-}
-
-// finish closes the open pack, if it holds anything.
-func (st *stream) finish() {
-	st.mu.Lock()
-	p := st.open
-	st.mu.Unlock()
-	if p != nil && p.Count() > 0 {
-		st.rotate(p)
-	}
-}
-
-// drop gives up the memory of packs that are not open: what comes after the last one needs its own.
-func (st *stream) drop() {
-	n := 0
-	for range cap(st.buffers) {
-		select {
-		case <-st.buffers:
-			n++
-		default:
-		}
-	}
-	for range n {
-		st.buffers <- nil
-	}
+	return pack.NewFiller(s.ctx, n, pack.BufferSize(target, s.parity), begin, full)
 }
 
 // finishPack completes a pack, stores it, reads it back, and adds it to the index.
-func (s *Session) finishPack(p *openPack) error {
+func (s *Session) finishPack(p *pack.Builder) error {
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
@@ -373,15 +281,15 @@ func (s *Session) finishPack(p *openPack) error {
 			return [64]byte(crypt.Sign(id.Sign, crypt.TypePackTable, r.config.ID, s.ID.String(), digest[:])), nil
 		},
 		Seal: func(plain []byte) ([32]byte, []byte, error) {
-			return r.keys.Writes[p.header.Epoch].SealTable(r.config.ID, p.header, plain)
+			return r.keys.Writes[p.Header().Epoch].SealTable(r.config.ID, p.Header(), plain)
 		},
 	})
 	if err != nil {
 		return err
 	}
 	tree := f.Trailer.Header.Type == crypt.TypeTreePack
-	name := PackName(f.Name, tree, 0)
-	if err := r.put(s.ctx, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+	name := format.PackName(f.Name, tree, 0)
+	if err := Put(s.ctx, r.storage, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
 		return err
 	}
 	if !s.o.NoValidate {
@@ -472,11 +380,11 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		name, object, err := s.r.sealSigned(crypt.TypeIndex, "index/", body, false)
+		name, object, err := s.r.SealControl(crypt.TypeIndex, "index/", body)
 		if err != nil {
 			return err
 		}
-		if err := s.r.put(ctx, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+		if err := Put(ctx, s.r.storage, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
 			return err
 		}
 		if !s.o.NoValidate {
@@ -518,8 +426,8 @@ func (s *Session) Commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 
 // Flush stores the open packs and waits until all are stored.
 func (s *Session) Flush() error {
-	s.data.finish()
-	s.tree.finish()
+	s.data.Finish()
+	s.tree.Finish()
 	if err := s.flush.Wait(); err != nil {
 		if cause := context.Cause(s.ctx); cause != nil {
 			return cause
@@ -534,8 +442,8 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err := s.Flush(); err != nil {
 		return nil, err
 	}
-	s.data.drop()
-	s.tree.drop()
+	s.data.Drop()
+	s.tree.Drop()
 	if err := s.putSegments(ctx); err != nil {
 		return nil, err
 	}
@@ -552,8 +460,12 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	rec.Session, rec.Host, rec.Nonce, rec.Kind = s.ID, r.keys.Identity.Host, s.nonce, snapshot.Snapshot
-	rec.Body = canon.Marshal(sealedBody{Session: s.record, Sealed: sealed})
-	rec.Number, rec.Prev, rec.Seen = nextLinks(all, rec.Host)
+	rec.Body = canon.Marshal(format.SealedBody{Session: s.record, Sealed: sealed})
+	stored := make([]snapshot.Stored, len(all))
+	for i, a := range all {
+		stored[i] = snapshot.Stored{Record: &a.Record, Object: a.Object}
+	}
+	rec.Number, rec.Prev, rec.Seen = snapshot.Links(stored, rec.Host)
 	rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
 	if !s.o.NoValidate {
 		rec.Validation = snapshot.ReadBack
@@ -570,12 +482,12 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	name := "snapshots/" + s.ID.String()
-	_, object, err := r.sealSigned(crypt.TypeSnapshot, name, b, false)
+	_, object, err := r.SealControl(crypt.TypeSnapshot, name, b)
 	if err != nil {
 		return nil, err
 	}
 	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
-	if err := r.putExclusive(ctx, name, object); exists(err) {
+	if err := Create(ctx, r.storage, name, object); exists(err) {
 		r.reportInvalid(ctx, name)
 		return nil, ErrFenced
 	} else if err != nil {
@@ -583,7 +495,7 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	}
 	s.end(true)
 	for n := range s.renewals.Load() + 1 { // nothing depends on it
-		_ = r.storage.Delete(ctx, leaseName(s.ID, n))
+		_ = r.storage.Delete(ctx, format.LeaseName(s.ID, n))
 	}
 	return &Snapshot{Record: *rec, Name: name, Object: crypt.Sum(object)}, nil
 }
@@ -633,11 +545,11 @@ func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) 
 		return err
 	}
 	name := "snapshots/" + id.String()
-	_, object, err := r.sealSigned(crypt.TypeSnapshot, name, b, false)
+	_, object, err := r.SealControl(crypt.TypeSnapshot, name, b)
 	if err != nil {
 		return err
 	}
-	if err := r.putExclusive(ctx, name, object); err != nil && !exists(err) {
+	if err := Create(ctx, r.storage, name, object); err != nil && !exists(err) {
 		return err
 	}
 	return nil

@@ -3,10 +3,6 @@ package repo
 import (
 	"cmp"
 	"context"
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +14,7 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -36,17 +33,10 @@ func (s *Snapshot) ID() crypt.SessionID { return crypt.SessionID(s.Session) }
 // StartTime returns when the backup began, by its host's clock.
 func (s *Snapshot) StartTime() time.Time { return time.Unix(s.Start.Sec, int64(s.Start.Nsec)) }
 
-// sealedBody is Record.Body: the session record, from which a reader finds the key, and what that key seals.
-type sealedBody struct {
-	_       struct{} `cbor:",toarray"`
-	Session []byte
-	Sealed  []byte
-}
-
 // SnapshotObject opens and checks the object of one session: its signature, and that the session is the signer's. A void
 // may also be the prune role's. Errors match ErrDamaged or ErrTampered.
 func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, error) {
-	s, err := r.openSigned(crypt.TypeSnapshot, name, object)
+	s, err := r.OpenControl(crypt.TypeSnapshot, name, object)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +48,7 @@ func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, err
 	switch {
 	case "snapshots/"+crypt.SessionID(rec.Session).String() != name:
 		err = errors.New("it speaks of another session")
-	case byPrune && r.role(s.Signer)&crypt.RolePrune == 0:
+	case byPrune && r.trust.Roles(s.Signer)&crypt.RolePrune == 0:
 		err = errors.New("a host ended the session of another")
 	case !byPrune && (crypt.HostID(rec.Host) != s.Signer || crypt.NewSessionID(s.Signer, rec.Nonce) != crypt.SessionID(rec.Session)):
 		err = errors.New("the session is not its signer's")
@@ -134,7 +124,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 	}
 	out := make(map[crypt.SessionID]bool)
 	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
-		var f *Forgotten
+		var f *format.Forgotten
 		if err == nil {
 			f, err = r.parseForgotten(i.Name, object)
 		}
@@ -154,25 +144,21 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 
 // parseForgotten opens an entry and checks that its signer may forget that snapshot: an administrator any, and, where the settings
 // allow it, a host its own.
-func (r *Repo) parseForgotten(name string, object []byte) (*Forgotten, error) {
-	s, err := r.openSigned(crypt.TypeForgotten, name, object)
+func (r *Repo) parseForgotten(name string, object []byte) (*format.Forgotten, error) {
+	f, signer, err := openBody[format.Forgotten](r, crypt.TypeForgotten, name, object)
 	if err != nil {
 		return nil, err
 	}
-	f, err := parseBody[Forgotten](s.Body)
-	if err != nil {
-		return nil, damaged("reading", name, err)
-	}
 	switch {
-	case r.trust.Revoked(s.Signer):
+	case r.trust.Revoked(signer):
 		// What it forgot before the revocation comes back, and can be forgotten again; the other mistake would let data be removed.
 		err = errors.New("its signer was revoked")
-	case s.Signer == (crypt.HostID{}) || r.role(s.Signer)&crypt.RoleAdmin != 0:
+	case signer == (crypt.HostID{}) || r.trust.Roles(signer)&crypt.RoleAdmin != 0:
 	case !r.settings.HostForget:
 		err = errors.New("only an administrator forgets here")
 	default:
 		var rec *snapshot.Record
-		if rec, err = r.SnapshotObject("snapshots/"+f.Session.String(), f.Record); err == nil && crypt.HostID(rec.Host) != s.Signer {
+		if rec, err = r.SnapshotObject("snapshots/"+f.Session.String(), f.Record); err == nil && crypt.HostID(rec.Host) != signer {
 			err = errors.New("a host took out the snapshot of another")
 		}
 	}
@@ -184,7 +170,7 @@ func (r *Repo) parseForgotten(name string, object []byte) (*Forgotten, error) {
 
 // OpenBody opens the part of a snapshot that only readers may see. It needs the passphrase (ErrNeedRead), or to be in the session that made it.
 func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
-	var b sealedBody
+	var b format.SealedBody
 	if err := canon.Unmarshal(s.Record.Body, &b); err != nil {
 		return nil, damaged("reading", s.Name, err)
 	}
@@ -213,74 +199,12 @@ func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
 	return body, nil
 }
 
-// maxNumberStep is how far a number may be above the count of snapshots before it is ignored for the choice of the next: a hostile
-// host cannot use numbers up.
-const maxNumberStep = 1_000_000
-
-// nextLinks finds the number of the next snapshot, and what it links back to: all heads of its own host, and the newest head of each other, of
-// which a different part each time where they are more than fit.
-func nextLinks(all []*Snapshot, host [16]byte) (number uint64, prev []snapshot.Ref, seen []snapshot.SeenRef) {
-	type of struct{ host, session [16]byte }
-	linked := make(map[of]bool) // by snapshots of the same host: what others say hides no head
-	for _, s := range all {
-		if s.Number <= uint64(len(all))+maxNumberStep {
-			number = max(number, s.Number)
-		}
-		for _, p := range s.Prev {
-			linked[of{s.Host, p.Session}] = true
-		}
-	}
-	number++
-	heads := make(map[[16]byte]bool)
-	var others []snapshot.SeenRef
-	for _, s := range slices.Backward(all) {
-		if linked[of{s.Host, s.Session}] {
-			continue
-		}
-		if s.Host == host {
-			if len(prev) < snapshot.MaxPrev {
-				prev = append(prev, snapshot.Ref{Session: s.Session, Object: s.Object})
-			}
-		} else if !heads[s.Host] {
-			heads[s.Host] = true
-			others = append(others, snapshot.SeenRef{Host: s.Host, Session: s.Session, Object: s.Object})
-		}
-	}
-	slices.SortFunc(others, func(a, b snapshot.SeenRef) int { return slices.Compare(a.Host[:], b.Host[:]) })
-	for i := range min(len(others), snapshot.MaxSeen) {
-		at := i
-		if len(others) > snapshot.MaxSeen {
-			at = int((number*snapshot.MaxSeen + uint64(i)) % uint64(len(others)))
-		}
-		seen = append(seen, others[at])
-	}
-	slices.SortFunc(prev, func(a, b snapshot.Ref) int { return slices.Compare(a.Session[:], b.Session[:]) })
-	slices.SortFunc(seen, func(a, b snapshot.SeenRef) int { return slices.Compare(a.Session[:], b.Session[:]) })
-	return number, prev, seen
-}
-
-// Lineage ties the backups of the same sources by this host together, without telling what they are: HMAC-SHA-256(lineage key,
-// host id | count u32 | each source: length u32, bytes), with the key HKDF-SHA-256(chunker secret, "packhold/1/lineage" | repo id). The chunker secret
-// never changes, so rotating other keys keeps parents.
+// Lineage ties the backups of the same sources by this host together, without telling what they are.
 func (r *Repo) Lineage(sources []string) ([32]byte, error) {
 	if r.keys.Identity == nil {
 		return [32]byte{}, fmt.Errorf("naming lineage: %w", ErrNeedHost)
 	}
-	key, err := hkdf.Key(sha256.New, r.keys.Chunker[:], nil, "packhold/1/lineage"+string(r.config.ID[:]), 32)
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("naming lineage: %w", err)
-	}
-	m := hmac.New(sha256.New, key)
-	m.Write(r.keys.Identity.Host[:])
-	var n [4]byte
-	binary.LittleEndian.PutUint32(n[:], uint32(len(sources)))
-	m.Write(n[:])
-	for _, s := range sources {
-		binary.LittleEndian.PutUint32(n[:], uint32(len(s)))
-		m.Write(n[:])
-		m.Write([]byte(s))
-	}
-	return [32]byte(m.Sum(nil)), nil
+	return crypt.Lineage(r.keys.Chunker, r.config.ID, r.keys.Identity.Host, sources)
 }
 
 // Parent finds the snapshot that a backup of this lineage compares with: the newest, or with full the newest full one. It must be

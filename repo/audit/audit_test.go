@@ -22,6 +22,8 @@ import (
 	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/admin"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -46,8 +48,8 @@ var bases = sync.OnceValues(func() (*base, error) {
 	}
 	s := mem.New(time.Now)
 	ctx := context.Background()
-	a, err := repo.Init(ctx, s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+	a, err := admin.Init(ctx, s, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.MinPackSize,
 		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Unix(1e9, 0)})
 	if err != nil {
 		return nil, err
@@ -56,7 +58,7 @@ var bases = sync.OnceValues(func() (*base, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := r.EnrollHost(ctx, "host-b")
+	b, err := admin.EnrollHost(ctx, r, "host-b")
 	return &base{s, key, a, b}, err
 })
 
@@ -180,7 +182,7 @@ func (f *fixture) names() []string {
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		if !repo.KnownName(i.Name) {
+		if !format.KnownName(i.Name) {
 			f.t.Errorf("%q is not a name of the format", i.Name)
 		}
 		names = append(names, i.Name)
@@ -694,13 +696,13 @@ func TestSquat(t *testing.T) {
 		var err error
 		switch what {
 		case "tile":
-			object, err = f.b.SealControl(crypt.TypeAuditTile, name, joinLines(append(slices.Clone(l.at.lines), []byte("{}"))))
+			_, object, err = f.b.SealControl(crypt.TypeAuditTile, name, joinLines(append(slices.Clone(l.at.lines), []byte("{}"))))
 		case "checkpoint":
 			name = checkpointName(l.Tag(), 3)
 			c := l.at.head
 			c.tree = c.tree.clone()
 			c.tree.push(tlog.Hash{})
-			object, err = f.b.SealControl(crypt.TypeAuditCheckpoint, name, c.encode())
+			_, object, err = f.b.SealControl(crypt.TypeAuditCheckpoint, name, c.encode())
 		case "noise":
 			object = []byte("nothing")
 		}
@@ -734,7 +736,7 @@ func TestSquat(t *testing.T) {
 	f.append(lb)
 	f.clean(2)
 	name := checkpointName(l.Tag(), 2)
-	object, err := f.b.SealControl(crypt.TypeAuditCheckpoint, name, lb.at.head.encode())
+	_, object, err := f.b.SealControl(crypt.TypeAuditCheckpoint, name, lb.at.head.encode())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -216,7 +216,7 @@ func (l *Log) extend(ctx context.Context, lines [][]byte) (bool, error) {
 		return false, errors.New("the log is full")
 	}
 	name := tileName(l.at.head.tag(), dataTile(next.size))
-	object, err := l.r.SealControl(crypt.TypeAuditTile, name, joinLines(all))
+	_, object, err := l.r.SealControl(crypt.TypeAuditTile, name, joinLines(all))
 	if err != nil {
 		return false, err
 	}
@@ -318,7 +318,7 @@ func (l *Log) commit(ctx context.Context, lines [][]byte, next tree, object []by
 	c := l.at.head
 	c.tree, c.time = next, l.o.Now()
 	name := checkpointName(tag, next.size)
-	sealed, err := l.r.SealControl(crypt.TypeAuditCheckpoint, name, c.encode())
+	_, sealed, err := l.r.SealControl(crypt.TypeAuditCheckpoint, name, c.encode())
 	if err != nil {
 		return false, err
 	}
@@ -349,7 +349,7 @@ func (l *Log) putHashTiles(ctx context.Context, tag string, n int64, hashes []tl
 	for level := 0; ; level++ {
 		t := tlog.Tile{H: tileHeight, L: level, N: n, W: tileWidth}
 		name, body := tileName(tag, t), hashBody(hashes)
-		object, err := l.r.SealControl(crypt.TypeAuditTile, name, body)
+		_, object, err := l.r.SealControl(crypt.TypeAuditTile, name, body)
 		if err != nil {
 			return false, err
 		}

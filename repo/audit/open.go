@@ -16,6 +16,7 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/format"
 )
 
 // Open finds this host's log, or prepares one that the first Append makes; it stores nothing. With a state file it costs one Get.
@@ -200,7 +201,7 @@ func listLogs(ctx context.Context, r *repo.Repo, prefix string) (logs map[string
 			return nil, 0, tampered("listing", prefix, fmt.Errorf("more than %d names", maxNames))
 		}
 		parts := strings.SplitN(info.Name, "/", 3)
-		if !strings.HasPrefix(info.Name, prefix) || !repo.KnownName(info.Name) {
+		if !strings.HasPrefix(info.Name, prefix) || !format.KnownName(info.Name) {
 			foreign++
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/format"
 )
 
 // VerifyOptions are the ways a caller shapes Verify. The zero value is good.
@@ -600,7 +601,7 @@ func Records(ctx context.Context, r *repo.Repo, tag string) iter.Seq2[Record, er
 
 func records(ctx context.Context, r *repo.Repo, tag string, yield func(Record, error) bool) error {
 	prefix := "audit/" + tag + "/"
-	if !repo.KnownName(prefix + "checkpoint/1") {
+	if !format.KnownName(prefix + "checkpoint/1") {
 		return fs.ErrNotExist
 	}
 	var t tree

@@ -20,6 +20,7 @@ import (
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo"
+	"packhold/repo/format"
 )
 
 // Problem is one thing that is not as it should be.
@@ -197,7 +198,7 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 		if err != nil {
 			return nil, err
 		}
-		name := repo.PackName(p.Name, p.Tree(), p.Incarnation)
+		name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 		if named[name] || p.Excluded()&index.Final != 0 {
 			continue
 		}

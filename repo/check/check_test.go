@@ -20,8 +20,10 @@ import (
 	"packhold/crypt"
 	"packhold/pack"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/backup"
 	"packhold/repo/check"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -35,8 +37,8 @@ var tiny = sync.OnceValues(func() (*mem.Store, error) {
 	}
 	s := mem.New(time.Now)
 	ctx, now := context.Background(), time.Now()
-	c, err := repo.Init(ctx, s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+	c, err := admin.Init(ctx, s, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.MinPackSize,
 		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: now})
 	if err != nil {
 		return nil, err

@@ -9,12 +9,13 @@ import (
 
 	"packhold/backends"
 	"packhold/repo"
+	"packhold/repo/format"
 )
 
 // objects checks every object that is neither a pack nor of an audit log.
 func (c *checker) objects(ctx context.Context) error {
 	copies := make(map[string]int) // of what has replicas
-	for _, prefix := range repo.ControlPrefixes {
+	for _, prefix := range format.ControlPrefixes {
 		infos, foreign := []backends.Info{{Name: prefix}}, 0
 		if prefix != "config" {
 			var err error

@@ -14,6 +14,7 @@ import (
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo"
+	"packhold/repo/format"
 )
 
 var errNotExist = fs.ErrNotExist
@@ -202,7 +203,7 @@ func (c *checker) readData(ctx context.Context, stored map[string]int64) error {
 		if err != nil {
 			return err
 		}
-		name := repo.PackName(p.Name, p.Tree(), p.Incarnation)
+		name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 		size, ok := stored[name]
 		if seen[name] || !ok || p.Excluded()&index.Final != 0 || !c.chosen(p.Name) {
 			continue

@@ -11,7 +11,9 @@ import (
 	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/backup"
+	"packhold/repo/format"
 	"packhold/repo/localfs"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
@@ -37,8 +39,8 @@ func BenchmarkTree(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		c, err := repo.Init(ctx, st, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-			Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.DefaultPackSize,
+		c, err := admin.Init(ctx, st, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+			Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.DefaultPackSize,
 			Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
 		if err != nil {
 			b.Fatal(err)

@@ -23,7 +23,9 @@ import (
 	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/backup"
+	"packhold/repo/format"
 	"packhold/repo/localfs"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
@@ -46,8 +48,8 @@ var newMade = sync.OnceValues(func() (made, error) {
 	if err != nil {
 		return made{}, err
 	}
-	c, err := repo.Init(context.Background(), s, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: repo.MinPackSize,
+	c, err := admin.Init(context.Background(), s, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.MinPackSize,
 		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
 	return made{s, c}, err
 })

@@ -12,6 +12,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
+	"packhold/repo/admin"
 	"packhold/repo/audit"
 )
 
@@ -124,7 +125,7 @@ func (a *app) hostEnroll(ctx context.Context, v values, _ []string) error {
 	if name == "" {
 		name = hostName()
 	}
-	c, err := r.EnrollHost(ctx, name)
+	c, err := admin.EnrollHost(ctx, r.Repo, name)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,9 @@ import (
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/pack"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/audit"
+	"packhold/repo/format"
 )
 
 func (a *app) initCommand() *cli.Command {
@@ -23,7 +25,7 @@ func (a *app) initCommand() *cli.Command {
 			&cli.StringFlag{Name: "pack-size", Value: "32M", Usage: "target `SIZE` of pack files, 1M to 240M"},
 			&cli.IntFlag{Name: "parity", Value: 2, Usage: "parity shards per pack, 0 to 16: so many bad shards are mended"},
 			&cli.StringFlag{Name: "compression", Value: "auto", Usage: "`LEVEL`: auto, off, fastest, default, better or best"},
-			&cli.StringFlag{Name: "profile", Value: string(repo.Standard), Usage: "`NAME` of the set of algorithms: standard or fips"},
+			&cli.StringFlag{Name: "profile", Value: string(format.Standard), Usage: "`NAME` of the set of algorithms: standard or fips"},
 			&cli.StringFlag{Name: "label", Usage: "`TEXT` that says whose passphrase this is"},
 		},
 		Action: a.action(a.initialize),
@@ -61,7 +63,7 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	defer p.Zero()
 	o.Passphrase = p.Bytes()
 	a.out.detail("making keys, which takes a few seconds")
-	c, err := repo.Init(ctx, st, o)
+	c, err := admin.Init(ctx, st, o)
 	if err != nil {
 		return err
 	}
@@ -95,8 +97,8 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	return nil
 }
 
-func (a *app) initOptions(v values) (o repo.InitOptions, err error) {
-	usage := func(err error) (repo.InitOptions, error) {
+func (a *app) initOptions(v values) (o admin.InitOptions, err error) {
+	usage := func(err error) (admin.InitOptions, error) {
 		return o, fail.Usagef("value", "packhold help init", "%v", err)
 	}
 	o.Config.Chunker = chunk.DefaultParams()
@@ -115,8 +117,8 @@ func (a *app) initOptions(v values) (o repo.InitOptions, err error) {
 	if err != nil {
 		return usage(err)
 	}
-	if size < repo.MinPackSize || size > repo.MaxPackSize {
-		return o, fail.Usagef("value", "packhold help init", "a pack size of %s is not between %s and %s", term.Bytes(size), term.Bytes(repo.MinPackSize), term.Bytes(repo.MaxPackSize))
+	if size < format.MinPackSize || size > format.MaxPackSize {
+		return o, fail.Usagef("value", "packhold help init", "a pack size of %s is not between %s and %s", term.Bytes(size), term.Bytes(format.MinPackSize), term.Bytes(format.MaxPackSize))
 	}
 	o.PackSize = int(size)
 	if o.Parity = v.Int("parity"); o.Parity < 0 || o.Parity > pack.MaxParity {
@@ -125,8 +127,8 @@ func (a *app) initOptions(v values) (o repo.InitOptions, err error) {
 	if o.Compression, err = compressionLevel(v.String("compression")); err != nil {
 		return o, err
 	}
-	switch o.Config.Profile = repo.Profile(v.String("profile")); o.Config.Profile {
-	case repo.Standard, repo.FIPS:
+	switch o.Config.Profile = format.Profile(v.String("profile")); o.Config.Profile {
+	case format.Standard, format.FIPS:
 	default:
 		return o, fail.Usagef("value", "packhold help init", "profile %s is neither standard nor fips", term.Name(v.String("profile")))
 	}

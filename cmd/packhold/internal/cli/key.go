@@ -12,6 +12,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
 	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/repo/admin"
 	"packhold/repo/audit"
 )
 
@@ -112,7 +113,7 @@ func (a *app) keyAdd(ctx context.Context, v values, _ []string) error {
 		if label == "" {
 			label = userName() + "@" + hostName()
 		}
-		id, err := r.AddKey(ctx, p.Bytes(), label)
+		id, err := admin.AddKey(ctx, r.Repo, p.Bytes(), label)
 		if err != nil {
 			return "", err
 		}
@@ -128,7 +129,7 @@ func (a *app) keyPasswd(ctx context.Context, v values, _ []string) error {
 			return "", err
 		}
 		defer p.Zero()
-		id, err := r.ChangePassphrase(ctx, p.Bytes())
+		id, err := admin.ChangePassphrase(ctx, r.Repo, p.Bytes())
 		if err != nil {
 			return "", err
 		}
@@ -143,7 +144,7 @@ func (a *app) keyRemove(ctx context.Context, v values, args []string) error {
 		return fail.Usagef("argument", "packhold key list", "name one key slot by the beginning of its ID")
 	}
 	return a.changeKeys(ctx, v, "key remove", func(r *repository) (string, error) {
-		id, err := r.RemoveKey(ctx, args[0])
+		id, err := admin.RemoveKey(ctx, r.Repo, args[0])
 		if err != nil {
 			return id.String(), err
 		}
@@ -158,7 +159,7 @@ func (a *app) keyExport(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	defer r.close()
-	b, err := r.ExportKey(r.passphrase.Bytes())
+	b, err := admin.ExportKey(r.Repo, r.passphrase.Bytes())
 	if err != nil {
 		return err
 	}

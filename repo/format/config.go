@@ -1,4 +1,4 @@
-package repo
+package format
 
 import (
 	"bytes"
@@ -59,13 +59,13 @@ const maxConfig = 16 << 10
 func (f configForm) bytes() []byte {
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
-		panic("repo: config does not encode: " + err.Error()) // strings and integers only
+		panic("format: config does not encode: " + err.Error()) // strings and integers only
 	}
 	return append(b, '\n')
 }
 
-// marshal signs and encodes c.
-func (c *Config) marshal(root *crypt.Root) ([]byte, error) {
+// Marshal signs and encodes c.
+func (c *Config) Marshal(root *crypt.Root) ([]byte, error) {
 	f := configForm{Packhold: crypt.Format, Repository: hex.EncodeToString(c.ID[:]), Profile: c.Profile, Created: c.Created,
 		Root:    hex.EncodeToString(c.Root),
 		Chunker: chunkerForm{c.Chunker.Rule, c.Chunker.Min, c.Chunker.Avg, c.Chunker.Max}}

@@ -1,4 +1,4 @@
-package repo
+package format
 
 import (
 	"bytes"
@@ -9,7 +9,6 @@ import (
 
 	"packhold/crypt"
 	"packhold/crypt/canon"
-	"packhold/pack"
 )
 
 // The bodies of the control objects of format 1. Each is deterministic CBOR inside a Signed (crypt.SignBody), sealed
@@ -20,11 +19,11 @@ type Settings struct {
 	Generation  uint64              `cbor:"1,keyasint"`
 	Previous    []byte              `cbor:"2,keyasint,omitempty"` // SHA-256 of the object of the generation before; none for the first
 	Time        int64               `cbor:"3,keyasint"`
-	WriteEpoch  uint32              `cbor:"4,keyasint"` // the W that new objects use
-	ReadKeys    []crypt.ReadKeyForm `cbor:"5,keyasint"` // public, by epoch; new sessions use the last
-	Parity      uint8               `cbor:"6,keyasint"` // shards per pack, 0 to 16
-	PackSize    uint32              `cbor:"7,keyasint"` // target of data packs, bytes
-	Compression string              `cbor:"8,keyasint"`
+	WriteEpoch  uint32              `cbor:"4,keyasint"`            // the W that new objects use
+	ReadKeys    []crypt.ReadKeyForm `cbor:"5,keyasint"`            // public, by epoch; new sessions use the last
+	Parity      uint8               `cbor:"6,keyasint"`            // shards per pack, 0 to 16
+	PackSize    uint32              `cbor:"7,keyasint"`            // target of data packs, bytes
+	Compression string              `cbor:"8,keyasint"`            // name of a level (pack.ParseLevel), for the reader to check
 	Lock        int64               `cbor:"9,keyasint,omitempty"`  // seconds that new objects stay write-once
 	LockMode    string              `cbor:"10,keyasint,omitempty"` // "governance", "compliance", or ""
 	PackParity  []uint8             `cbor:"11,keyasint,omitempty"` // group parity: data and parity packs
@@ -136,7 +135,7 @@ type FailedBlob struct {
 	Pack crypt.ID
 }
 
-// Group is group/<sha256>: parity over a group of packs. The shards follow the sealed body (sealGroup).
+// Group is group/<sha256>: parity over a group of packs. The shards follow the sealed body (JoinGroup).
 type Group struct {
 	Members []GroupMember `cbor:"1,keyasint"` // in shard order
 	Parity  uint8         `cbor:"2,keyasint"`
@@ -159,13 +158,13 @@ type Succession struct {
 	Sig  []byte `cbor:"4,keyasint"` // by the new root over the body with an empty Sig
 }
 
-// body is a control object's body.
-type body interface {
+// Body is a control object's body.
+type Body interface {
 	Settings | Lease | Condemned | CondemnedLeases | CondemnedFinal | Forgotten | Mark | Verified | Group | Succession
 }
 
-// parseBody decodes a body, strictly: canon.Marshal(*v) == b, and v can have been made by a writer of format 1.
-func parseBody[B body](b []byte) (*B, error) {
+// Parse decodes a body, strictly: canon.Marshal(*v) == b, and v can have been made by a writer of format 1.
+func Parse[B Body](b []byte) (*B, error) {
 	v := new(B)
 	if err := canon.Unmarshal(b, v); err != nil {
 		return nil, err
@@ -175,6 +174,17 @@ func parseBody[B body](b []byte) (*B, error) {
 	}
 	return v, nil
 }
+
+// Bounds of the target of data packs, and of a pack's file, bytes.
+const (
+	MinPackSize     = 1 << 20
+	MaxPackSize     = 240 << 20
+	DefaultPackSize = 32 << 20
+	MaxPackFile     = 256 << 20
+)
+
+// MaxParity is how many parity shards a pack or a group of packs may have.
+const MaxParity = 16
 
 // Caps of lists and texts in control bodies; what has none is bounded by the object's size.
 const (
@@ -196,8 +206,8 @@ func ascending[T any](list []T, compare func(a, b T) int) error {
 	return nil
 }
 
-// compare orders by name, kind, incarnation.
-func (p PackRef) compare(q PackRef) int {
+// Compare orders by name, kind, incarnation.
+func (p PackRef) Compare(q PackRef) int {
 	tree := func(p PackRef) int {
 		if p.Tree {
 			return 1
@@ -216,14 +226,14 @@ func (s *Settings) validate() error {
 		return errors.New("no write epoch")
 	case len(s.ReadKeys) == 0 || len(s.ReadKeys) > maxEpochs:
 		return fmt.Errorf("%d read keys", len(s.ReadKeys))
-	case s.Parity > pack.MaxParity:
+	case s.Parity > MaxParity:
 		return fmt.Errorf("%d parity shards: %w", s.Parity, crypt.ErrPolicy)
 	case s.PackSize < MinPackSize || s.PackSize > MaxPackSize:
 		return fmt.Errorf("pack size %d: %w", s.PackSize, crypt.ErrPolicy)
 	case s.Lock < 0 || (s.Lock == 0) != (s.LockMode == "") || s.LockMode != "" && s.LockMode != "governance" && s.LockMode != "compliance":
 		return fmt.Errorf("lock of %d seconds, mode %q", s.Lock, s.LockMode)
 	case len(s.PackParity) != 0 && (len(s.PackParity) != 2 || s.PackParity[0] == 0 || s.PackParity[0] > maxMembers ||
-		s.PackParity[1] == 0 || s.PackParity[1] > pack.MaxParity):
+		s.PackParity[1] == 0 || s.PackParity[1] > MaxParity):
 		return fmt.Errorf("group parity %v", s.PackParity)
 	case len(s.Domains) > maxDomains || len(s.Revocations) > maxRevocations:
 		return fmt.Errorf("%d domains, %d revocations", len(s.Domains), len(s.Revocations))
@@ -247,8 +257,7 @@ func (s *Settings) validate() error {
 			return err
 		}
 	}
-	_, err := pack.ParseLevel(s.Compression)
-	return err
+	return nil
 }
 
 func (l *Lease) validate() error {
@@ -262,7 +271,7 @@ func (c *Condemned) validate() error {
 	if len(c.Packs) == 0 {
 		return errors.New("no packs")
 	}
-	return ascending(c.Packs, PackRef.compare)
+	return ascending(c.Packs, PackRef.Compare)
 }
 
 func (c *CondemnedLeases) validate() error {
@@ -270,7 +279,7 @@ func (c *CondemnedLeases) validate() error {
 }
 
 // validate lets an empty list pass: the second look may have taken every pack off the set.
-func (c *CondemnedFinal) validate() error { return ascending(c.Packs, PackRef.compare) }
+func (c *CondemnedFinal) validate() error { return ascending(c.Packs, PackRef.Compare) }
 
 func (f *Forgotten) validate() error {
 	if len(f.Reason) > maxText || len(f.Record) == 0 || crypt.Sum(f.Record) != f.Object {
@@ -301,15 +310,15 @@ func (m *Mark) validate() error {
 	return ascending(m.Kept, func(a, b KeptSnapshot) int { return bytes.Compare(a.Session[:], b.Session[:]) })
 }
 
-// about is what a mark's text is sealed to (crypt.SealText), so that it does not open in another mark: "mark" | kind u8 | session 16 | host 16 |
+// About is what a mark's text is sealed to (crypt.SealText), so that it does not open in another mark: "mark" | kind u8 | session 16 | host 16 |
 // object.
-func (m *Mark) about() string {
+func (m *Mark) About() string {
 	return "mark" + string([]byte{byte(m.Kind)}) + string(m.Session[:]) + string(m.Host[:]) + m.Object
 }
 
-// signers says which roles may make a mark of kind k; the root may make all of them. Tags and suspicions of a writer are about its own
+// Signers says which roles may make a mark of kind k; the root may make all of them. Tags and suspicions of a writer are about its own
 // snapshots, which is for their reader to check.
-func (k MarkKind) signers() crypt.Role {
+func (k MarkKind) Signers() crypt.Role {
 	switch k {
 	case MarkTag, MarkSuspect, MarkPin, MarkAttestation:
 		return crypt.RoleWriter | crypt.RoleOperator | crypt.RoleAdmin
@@ -321,24 +330,8 @@ func (k MarkKind) signers() crypt.Role {
 	return 0 // a revocation is the root's
 }
 
-// parseMark opens a mark and checks that its signer may make one of its kind.
-func (r *Repo) parseMark(name string, object []byte) (*Mark, error) {
-	s, err := r.openSigned(crypt.TypeMark, name, object)
-	if err != nil {
-		return nil, err
-	}
-	m, err := parseBody[Mark](s.Body)
-	if err != nil {
-		return nil, damaged("reading", name, err)
-	}
-	if s.Signer != (crypt.HostID{}) && r.role(s.Signer)&m.Kind.signers() == 0 {
-		return nil, tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
-	}
-	return m, nil
-}
-
 func (v *Verified) validate() error {
-	for _, err := range []error{ascending(v.Packs, PackRef.compare), ascending(v.Lost, PackRef.compare),
+	for _, err := range []error{ascending(v.Packs, PackRef.Compare), ascending(v.Lost, PackRef.Compare),
 		ascending(v.Failed, func(a, b FailedBlob) int {
 			return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), bytes.Compare(a.Pack[:], b.Pack[:]))
 		})} {

@@ -1,4 +1,4 @@
-package repo
+package format
 
 import (
 	"bytes"
@@ -20,9 +20,9 @@ func (s *Succession) validate() error {
 // successionSubject sets the new root's signature, which says that it takes over, apart from the old one's.
 const successionSubject = "successor"
 
-// sealSuccession makes roots/<sha256>: a header without epoch and salt, then in clear, because it is read before anything can be
+// SealSuccession makes roots/<sha256>: a header without epoch and salt, then in clear, because it is read before anything can be
 // opened, the Signed of the old root over a Succession that the new root signed.
-func sealSuccession(old, next *crypt.Root, time int64) (name string, object []byte, err error) {
+func SealSuccession(old, next *crypt.Root, time int64) (name string, object []byte, err error) {
 	s := Succession{Old: old.Public(), New: next.Public(), Time: time}
 	signed, err := crypt.ParseSigned(next.Sign(crypt.TypeRoots, successionSubject, canon.Marshal(s)))
 	if err != nil {
@@ -33,37 +33,37 @@ func sealSuccession(old, next *crypt.Root, time int64) (name string, object []by
 	return "roots/" + crypt.Sum(object).String(), object, nil
 }
 
-// parseSuccession checks roots/<sha256> and both of its signatures. Whether the old root is one to believe is the caller's to know. Errors match
-// ErrDamaged or ErrTampered.
-func parseSuccession(repo crypt.RepoID, name string, object []byte) (*Succession, error) {
-	fail := func(err error) (*Succession, error) { return nil, damaged("reading", name, err) }
-	if name != "roots/"+crypt.Sum(object).String() {
-		return fail(errors.New("the bytes do not match the name"))
+// ParseSuccession checks roots/<sha256> and both of its signatures: those that are not valid match crypt.ErrSignature. Whether the old root is one to
+// believe is the caller's to know.
+func ParseSuccession(repo crypt.RepoID, name string, object []byte) (*Succession, error) {
+	if err := CheckName(crypt.TypeRoots, name, object); err != nil {
+		return nil, err
 	}
 	h, err := crypt.ParseHeader(object)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	if h != (crypt.Header{Type: crypt.TypeRoots}) {
-		return fail(errors.New("not the header of a succession"))
+		return nil, errors.New("not the header of a succession")
 	}
 	signed, err := crypt.ParseSigned(object[crypt.HeaderSize:])
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	s, err := parseBody[Succession](signed.Body)
+	s, err := Parse[Succession](signed.Body)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	unsigned := *s
 	unsigned.Sig = nil
 	if signed.Signer != (crypt.HostID{}) {
-		err = crypt.ErrSignature
-	} else if err = crypt.Verify(s.Old, crypt.TypeRoots, repo, "", signed); err == nil {
-		err = crypt.Verify(s.New, crypt.TypeRoots, repo, successionSubject, &crypt.Signed{Body: canon.Marshal(unsigned), Sig: s.Sig})
+		return nil, crypt.ErrSignature
 	}
-	if err != nil {
-		return nil, tampered("reading", name, err)
+	if err := crypt.Verify(s.Old, crypt.TypeRoots, repo, "", signed); err != nil {
+		return nil, err
+	}
+	if err := crypt.Verify(s.New, crypt.TypeRoots, repo, successionSubject, &crypt.Signed{Body: canon.Marshal(unsigned), Sig: s.Sig}); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

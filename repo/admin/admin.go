@@ -1,0 +1,258 @@
+// Package admin says who can open a repository: it does what takes the root key, from making a repository on.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/format"
+)
+
+// root stores what the root signs.
+type root struct {
+	storage    backends.Storage
+	keys       *repo.Keys // with the root's secret
+	settings   *format.Settings
+	now        time.Time
+	iterations int // of new key slots; 0: the default
+}
+
+// rootOf is the root of r. repo.ErrNeedAdmin says that r was opened without its secret.
+func rootOf(r *repo.Repo) (*root, error) {
+	if r.Keys().Admin == nil {
+		return nil, repo.ErrNeedAdmin
+	}
+	return &root{storage: r.Storage(), keys: r.Keys(), settings: r.Settings(), now: r.Now()}, nil
+}
+
+// seal makes an object signed by the root, sealed under the current write epoch (format.Sealer.Seal).
+func (a *root) seal(t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
+	epoch := a.settings.WriteEpoch
+	w, ok := a.keys.Writes[epoch]
+	if !ok {
+		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, repo.ErrNoKey)
+	}
+	signed := a.keys.Admin.Sign(t, format.Subject(t, name), body)
+	return format.Sealer{Repo: a.keys.Repo, Epoch: epoch, Write: w}.Seal(t, name, signed)
+}
+
+// putHost certifies id under name and stores the certificate.
+func (a *root) putHost(ctx context.Context, id *crypt.Identity, name string, roles crypt.Role) (*crypt.Certificate, error) {
+	c := id.Certificate(name, roles, 1, a.now)
+	full, object, err := a.seal(crypt.TypeHost, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial), c.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return c, repo.Put(ctx, a.storage, full, object, backends.PutOptions{})
+}
+
+// bundle is what a key slot's holder gets: all that keys has.
+func bundle(keys *repo.Keys, generation uint64, holder *crypt.Identity) *crypt.Bundle {
+	return &crypt.Bundle{Generation: generation, Writes: keys.Writes, Chunker: keys.Chunker, Read: keys.Read, Root: keys.Admin, Identity: holder}
+}
+
+// putSlot makes a key slot with its bundle. The bundle is stored first: a slot that is there can be used.
+func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, holder *crypt.Identity) (id crypt.SlotID, err error) {
+	epoch := a.settings.WriteEpoch
+	object, slot, err := a.keys.Admin.NewSlot(passphrase, a.iterations, label, a.keys.Writes[epoch], epoch)
+	if err != nil {
+		return id, err
+	}
+	b := bundle(a.keys, a.settings.Generation, holder)
+	b.Slot = slot.ID
+	sealed, err := a.keys.Admin.SealBundle(slot.Public, b)
+	if err != nil {
+		return id, err
+	}
+	var stored []string
+	defer func() {
+		// A slot that was not reported as made should not open the repository: best effort, the other keys work in any case.
+		for i := len(stored) - 1; err != nil && i >= 0; i-- {
+			_ = a.storage.Delete(context.WithoutCancel(ctx), stored[i])
+		}
+	}()
+	name := fmt.Sprintf("bundles/%d-%v-%v", b.Generation, slot.ID, crypt.Sum(sealed))
+	stored = append(stored, name)
+	if err = repo.Put(ctx, a.storage, name, sealed, backends.PutOptions{}); err != nil {
+		return id, err
+	}
+	for _, prefix := range format.SlotPrefixes {
+		stored = append(stored, prefix+slot.ID.String())
+		if err = repo.Create(ctx, a.storage, prefix+slot.ID.String(), object); err != nil {
+			return id, err
+		}
+	}
+	return slot.ID, nil
+}
+
+// AddKey makes a key slot for another passphrase, with the same rights as the one that r was opened with.
+func AddKey(ctx context.Context, r *repo.Repo, passphrase []byte, label string) (crypt.SlotID, error) {
+	var id crypt.SlotID
+	a, err := rootOf(r)
+	if err == nil {
+		id, err = a.addKey(ctx, r, passphrase, label)
+	}
+	if err != nil {
+		return id, fmt.Errorf("adding key: %w", err)
+	}
+	return id, nil
+}
+
+func (a *root) addKey(ctx context.Context, r *repo.Repo, passphrase []byte, label string) (id crypt.SlotID, err error) {
+	holder, err := crypt.NewIdentity()
+	if err != nil {
+		return id, err
+	}
+	c, err := a.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin)
+	if err != nil {
+		return id, err
+	}
+	r.Trust().Add(c)
+	return a.putSlot(ctx, passphrase, label, holder)
+}
+
+// RemoveKey removes the one key slot whose id begins with prefix. The last slot stays (repo.ErrLastKey).
+// What its holder copied before is not taken back: that needs a rotation of the read key.
+func RemoveKey(ctx context.Context, r *repo.Repo, prefix string) (crypt.SlotID, error) {
+	var id crypt.SlotID
+	a, err := rootOf(r)
+	if err == nil {
+		id, err = a.removeKey(ctx, r, prefix)
+	}
+	if err != nil {
+		return id, fmt.Errorf("removing key: %w", err)
+	}
+	return id, nil
+}
+
+func (a *root) removeKey(ctx context.Context, r *repo.Repo, prefix string) (crypt.SlotID, error) {
+	slots, err := r.ListKeys(ctx)
+	if err != nil {
+		return crypt.SlotID{}, err
+	}
+	var found []crypt.SlotID
+	for _, s := range slots {
+		if strings.HasPrefix(s.ID.String(), prefix) && prefix != "" {
+			found = append(found, s.ID)
+		}
+	}
+	if len(found) != 1 {
+		return crypt.SlotID{}, fmt.Errorf("%d key slots begin with %q: %w", len(found), prefix, repo.ErrNoKey)
+	}
+	if len(slots) == 1 {
+		return found[0], repo.ErrLastKey
+	}
+	id := found[0]
+	for i := len(format.SlotPrefixes) - 1; i >= 0; i-- {
+		if err := repo.Remove(ctx, a.storage, format.SlotPrefixes[i]+id.String()); err != nil {
+			return id, err
+		}
+	}
+	infos, _, err := repo.List(ctx, a.storage, "bundles/")
+	if err != nil {
+		return id, err
+	}
+	for _, i := range infos {
+		if strings.Contains(i.Name, "-"+id.String()+"-") {
+			if err := repo.Remove(ctx, a.storage, i.Name); err != nil {
+				return id, err
+			}
+		}
+	}
+	return id, nil
+}
+
+// ChangePassphrase makes a new slot for passphrase and then removes the one that r was opened with: at every instant one works.
+func ChangePassphrase(ctx context.Context, r *repo.Repo, passphrase []byte) (crypt.SlotID, error) {
+	var id crypt.SlotID
+	a, err := rootOf(r)
+	if err == nil {
+		id, err = a.changePassphrase(ctx, r, passphrase)
+	}
+	if err != nil {
+		return crypt.SlotID{}, fmt.Errorf("changing passphrase: %w", err)
+	}
+	return id, nil
+}
+
+func (a *root) changePassphrase(ctx context.Context, r *repo.Repo, passphrase []byte) (id crypt.SlotID, err error) {
+	old := a.keys.Slot
+	if old == (crypt.SlotID{}) {
+		return id, repo.ErrNeedAdmin
+	}
+	slots, err := r.ListKeys(ctx)
+	if err != nil {
+		return id, err
+	}
+	label := ""
+	for _, s := range slots {
+		if s.Current {
+			label = s.Label
+		}
+	}
+	if id, err = a.addKey(ctx, r, passphrase, label); err != nil {
+		return id, fmt.Errorf("adding key: %w", err)
+	}
+	if _, err := a.removeKey(ctx, r, old.String()); err != nil {
+		return id, err
+	}
+	a.keys.Slot = id
+	return id, nil
+}
+
+// ExportKey seals what r was opened with under passphrase, for paper. repo.ErrNeedRead says that r was opened without one.
+func ExportKey(r *repo.Repo, passphrase []byte) ([]byte, error) {
+	if !r.CanRead() {
+		return nil, fmt.Errorf("exporting key: %w", repo.ErrNeedRead)
+	}
+	k := r.Keys()
+	return crypt.SealPaper(passphrase, k.Repo, k.Root, bundle(k, r.Settings().Generation, k.Identity))
+}
+
+// EnrollHost makes a host of this repository and returns its credential.
+// Its certificate and its grant of the write secrets are stored before it is returned.
+func EnrollHost(ctx context.Context, r *repo.Repo, name string) (*crypt.Credential, error) {
+	a, err := rootOf(r)
+	var c *crypt.Credential
+	if err == nil {
+		c, err = a.enrollHost(ctx, r, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("enrolling host %q: %w", name, err)
+	}
+	return c, nil
+}
+
+func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string) (*crypt.Credential, error) {
+	id, err := crypt.NewIdentity()
+	if err != nil {
+		return nil, err
+	}
+	c := &crypt.Credential{Repo: a.keys.Repo, Root: a.keys.Root, Identity: id, Writes: a.keys.Writes, Chunker: a.keys.Chunker,
+		Local: crypt.LocalKey(crypt.NewSecret())}
+	for _, f := range a.settings.ReadKeys {
+		pub, err := f.Public()
+		if err != nil {
+			return nil, err
+		}
+		c.Read = append(c.Read, pub)
+	}
+	cert, err := a.putHost(ctx, id, name, crypt.RoleWriter)
+	if err != nil {
+		return nil, err
+	}
+	r.Trust().Add(cert)
+	epoch := a.settings.WriteEpoch
+	grant, err := a.keys.Admin.SealGrant(cert, &crypt.Grant{Epoch: epoch, Writes: a.keys.Writes, Chunker: a.keys.Chunker})
+	if err != nil {
+		return nil, err
+	}
+	object := "grants/" + strconv.FormatUint(uint64(epoch), 10) + "-" + id.Host.String() + "-" + crypt.Sum(grant).String()
+	return c, repo.Put(ctx, a.storage, object, grant, backends.PutOptions{})
+}
