@@ -84,6 +84,13 @@ func NewCodec(level Level) (*Codec, error) {
 	return &Codec{level: level}, nil
 }
 
+// SetLevel changes how hard what follows is compressed, to a level that ParseLevel returns. A change costs the memory of a new encoder.
+func (c *Codec) SetLevel(l Level) {
+	if c.level != l {
+		c.level, c.encode = l, nil
+	}
+}
+
 // Fallbacks is how many blobs were stored uncompressed because their compressed form did not come back as it was:
 // each is a bug of the encoder, or of the machine, that would have lost the blob.
 func (c *Codec) Fallbacks() int { return c.fallbacks }

@@ -8,6 +8,8 @@ import (
 
 // Filler fills packs of one kind: at any moment at most one is open, which all workers share. Add may be called concurrently.
 type Filler struct {
+	Pace *Pace // is told how long packs wait for the storage; set before the first Add; nil: nobody
+
 	ctx     context.Context
 	size    int
 	begin   func(buf []byte) (*Builder, error)
@@ -54,14 +56,19 @@ func (f *Filler) current() (*Builder, error) {
 		return f.open, nil
 	}
 	var buf []byte
-	select {
-	case buf = <-f.buffers:
-	case <-f.ctx.Done():
-		return nil, context.Cause(f.ctx)
+	f.Pace.wait(func() {
+		select {
+		case buf = <-f.buffers:
+		case <-f.ctx.Done():
+		}
+	})
+	if err := context.Cause(f.ctx); err != nil {
+		return nil, err
 	}
 	if buf == nil {
 		buf = make([]byte, f.size)
 	}
+	f.Pace.opened()
 	b, err := f.begin(buf)
 	if err != nil {
 		return nil, err
@@ -80,7 +87,7 @@ func (f *Filler) rotate(b *Builder) {
 	f.open = nil
 	buf := f.buf
 	// Where full waits it does so with the lock held: nobody could open a pack meanwhile, all buffers being full.
-	f.full(b, func() { f.buffers <- buf })
+	f.Pace.wait(func() { f.full(b, func() { f.buffers <- buf }) })
 }
 
 // Finish sends the open pack on its way, if it holds anything.

@@ -57,7 +57,7 @@ type Session struct {
 	r       *Repo
 	x       *index.Index // what the session knows to be stored, and what it claimed
 	o       SessionOptions
-	level   pack.Level
+	pace    *pack.Pace
 	key     crypt.SessionKey
 	record  []byte
 	nonce   [32]byte
@@ -110,7 +110,7 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if o.Compression == "" {
 		o.Compression = r.settings.Compression
 	}
-	level, err := pack.ParseLevel(o.Compression)
+	pace, err := pack.NewPace(o.Compression, r.now)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{ID: rec.Session, Started: r.now(), r: r, o: o, level: level, key: key, record: rec.Bytes(), nonce: [32]byte(rec.Nonce),
+	s := &Session{ID: rec.Session, Started: r.now(), r: r, o: o, pace: pace, key: key, record: rec.Bytes(), nonce: [32]byte(rec.Nonce),
 		target: int(r.settings.PackSize), parity: int(r.settings.Parity), variant: pack.ShardBLAKE3}
 	if r.config.Profile == format.FIPS {
 		s.variant = pack.ShardSHA256
@@ -139,6 +139,7 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	s.flush = new(errgroup.Group)
 	s.flush.SetLimit(flushers)
 	s.data = s.filler(crypt.TypeDataPack, s.target, flushers+1)
+	s.data.Pace = pace
 	s.tree = s.filler(crypt.TypeTreePack, min(s.target, treePackSize), 2)
 	s.segmentAt = s.Started
 	if err := s.start(ctx); err != nil {
@@ -210,7 +211,7 @@ type Worker struct {
 
 // NewWorker returns a worker of the session.
 func (s *Session) NewWorker() (*Worker, error) {
-	c, err := pack.NewCodec(s.level)
+	c, err := pack.NewCodec(s.pace.Level())
 	if err != nil {
 		return nil, fmt.Errorf("making worker: %w", err)
 	}
@@ -233,6 +234,7 @@ func (w *Worker) store(f *pack.Filler, plain []byte) (crypt.ID, bool, error) {
 	if !s.x.Claim(id) {
 		return id, false, nil
 	}
+	w.codec.SetLevel(s.pace.Level())
 	data, comp := w.codec.Compress(plain)
 	b := &pack.Blob{ID: id, Plain: plain, Data: data, Compression: comp}
 	if err := f.Add(w.codec, b); err != nil {

@@ -1,0 +1,64 @@
+package repo
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"packhold/backends/fault"
+	"packhold/crypt"
+	"packhold/repo/format"
+)
+
+// A backup whose storage is slow compresses harder after a while, one whose storage is fast does not.
+func TestCompressionAuto(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		inner, c := newTestRepo(t)
+		st := fault.New(inner)
+		r := openWriter(t, st, c)
+		r.settings.PackSize = format.MinPackSize
+		if slow {
+			st.SetHook(func(op fault.Op, name string) error {
+				if op == fault.Put && strings.HasPrefix(name, "packs/") {
+					time.Sleep(400 * time.Millisecond)
+				}
+				return nil
+			})
+		}
+		s, err := r.Begin(t.Context(), SessionOptions{Compression: "auto"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(t.Context())
+		w, err := s.NewWorker()
+		if err != nil {
+			t.Fatal(err)
+		}
+		random := rand.New(rand.NewPCG(1, 2))
+		words := strings.Fields("one of many words that text is made of so that it can be compressed to a third or so")
+		for range 24 {
+			var b strings.Builder
+			for b.Len() < 1<<19 {
+				b.WriteString(words[random.IntN(len(words))])
+				b.WriteByte(byte(random.Uint32()))
+			}
+			if _, _, err := w.Store([]byte(b.String())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		levels := make(map[crypt.Compression]int)
+		for p, err := range s.x.All() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			levels[p.Compression]++
+		}
+		if levels[crypt.ZstdFastest] == 0 || (levels[crypt.ZstdBetter] > 0) != slow {
+			t.Errorf("slow storage %v: blobs by level %v", slow, levels)
+		}
+	}
+}
