@@ -13,6 +13,7 @@ import (
 	"packhold/backends/mem"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/crypt/keyring"
 	"packhold/repo/format"
 )
 
@@ -97,7 +98,7 @@ func TestSlots(t *testing.T) {
 	if _, err := open(t, base, "not the passphrase"); !errors.Is(err, crypt.ErrPassphrase) {
 		t.Errorf("wrong passphrase: %v", err)
 	}
-	if _, err := open(t, base, ""); !errors.Is(err, ErrNoKey) {
+	if _, err := open(t, base, ""); !errors.Is(err, keyring.ErrNoKey) {
 		t.Errorf("no passphrase: %v", err)
 	}
 	for what, f := range map[string]func(*slotBody){
@@ -161,12 +162,12 @@ func TestSlots(t *testing.T) {
 	}
 	none := base.Clone()
 	remove(t, none, "keys/", "replica/1/keys/", "replica/2/keys/")
-	if _, err := open(t, none, passphrase); !errors.Is(err, ErrNoKey) {
+	if _, err := open(t, none, passphrase); !errors.Is(err, keyring.ErrNoKey) {
 		t.Errorf("no slots: %v", err)
 	}
 	noBundle := base.Clone()
 	remove(t, noBundle, "bundles/")
-	if _, err := open(t, noBundle, passphrase); !errors.Is(err, ErrNoKey) {
+	if _, err := open(t, noBundle, passphrase); !errors.Is(err, keyring.ErrNoKey) {
 		t.Errorf("no bundle: %v", err)
 	}
 	unread := fault.New(base.Clone(), fault.Rule{Op: fault.Stat, Prefix: "keys/", Sticky: true}, fault.Rule{Op: fault.Stat, Prefix: "replica/1/keys/", Sticky: true})
@@ -185,7 +186,7 @@ func TestBundles(t *testing.T) {
 	t.Parallel()
 	base, _ := newTestRepo(t)
 	r := admin(t, base)
-	slots, _, err := r.slots(t.Context(), r.keys.Root, "")
+	slots, _, err := r.ring(r.keys.Root).Slots(t.Context(), "")
 	if err != nil || len(slots) != 1 {
 		t.Fatal(slots, err)
 	}
@@ -235,10 +236,10 @@ func TestJunkSlots(t *testing.T) {
 	id := strings.TrimPrefix(slotNames(t, func() backends.Storage { s, _ := newTestRepo(t); return s }())[0], "keys/")
 	remove(t, base, "keys/"+id, "replica/")
 	_, err = open(t, base, passphrase)
-	if !errors.Is(err, ErrNoKey) || !strings.Contains(err.Error(), "hint") {
+	if !errors.Is(err, keyring.ErrNoKey) || !strings.Contains(err.Error(), "hint") {
 		t.Errorf("junk slots alone: %v", err)
 	}
-	if _, err := Open(t.Context(), base, Access{Passphrase: []byte(passphrase), Hint: id[:8]}, Options{}); !errors.Is(err, ErrNoKey) {
+	if _, err := Open(t.Context(), base, Access{Passphrase: []byte(passphrase), Hint: id[:8]}, Options{}); !errors.Is(err, keyring.ErrNoKey) {
 		t.Errorf("a hint that fits nothing: %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -253,7 +254,7 @@ func (r *Repo) ReadTable(ctx context.Context, id crypt.ID, tree bool, i backends
 	}
 	w, ok := r.keys.Writes[t.Header.Epoch]
 	if !ok {
-		return nil, nil, damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, ErrNoKey))
+		return nil, nil, damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, keyring.ErrNoKey))
 	}
 	plain, err := w.OpenTable(r.config.ID, t.Header, t.TableSalt, sealed)
 	if err != nil {

@@ -15,7 +15,6 @@ var (
 	ErrNoRepository = errors.New("no repository here")
 	ErrNoConfig     = errors.New("the repository's config is missing")
 	ErrExists       = errors.New("a repository already exists here")
-	ErrNoKey        = errors.New("no usable key")
 	ErrNeedRead     = errors.New("this needs the passphrase")
 	ErrNeedAdmin    = errors.New("this needs an administrator's passphrase")
 	ErrNeedHost     = errors.New("this host is not enrolled")

@@ -16,7 +16,7 @@ type KeySlot struct {
 
 // ListKeys lists the key slots that the root signed. It needs a write secret only.
 func (r *Repo) ListKeys(ctx context.Context) ([]KeySlot, error) {
-	slots, unread, err := r.slots(ctx, r.keys.Root, "")
+	slots, unread, err := r.ring(r.keys.Root).Slots(ctx, "")
 	if err == nil {
 		err = unread
 	}
@@ -25,7 +25,7 @@ func (r *Repo) ListKeys(ctx context.Context) ([]KeySlot, error) {
 	}
 	var out []KeySlot
 	for _, s := range slots {
-		if !s.signed {
+		if !s.Signed {
 			continue
 		}
 		label, err := s.Label(r.config.ID, r.keys.Writes)

@@ -14,6 +14,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/repo/format"
 )
 
@@ -103,7 +104,7 @@ func (r *Repo) SealControl(t crypt.Type, name string, body []byte) (full string,
 	epoch := r.settings.WriteEpoch
 	w, ok := r.keys.Writes[epoch]
 	if !ok {
-		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, ErrNoKey)
+		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, keyring.ErrNoKey)
 	}
 	signed := id.SignBody(t, r.config.ID, format.Subject(t, name), body)
 	return format.Sealer{Repo: r.config.ID, Epoch: epoch, Write: w}.Seal(t, name, signed)
@@ -133,7 +134,7 @@ func (r *Repo) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, 
 	}
 	w, ok := r.keys.Writes[h.Epoch]
 	if !ok {
-		return nil, fmt.Errorf("write secret of epoch %d: %w", h.Epoch, ErrNoKey)
+		return nil, fmt.Errorf("write secret of epoch %d: %w", h.Epoch, keyring.ErrNoKey)
 	}
 	body, err := w.OpenObject(r.config.ID, t, format.Subject(t, name), object)
 	if err != nil {

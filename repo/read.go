@@ -10,6 +10,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -75,7 +76,7 @@ func (r *Repo) sessionKey(record []byte) (crypt.SessionKey, error) {
 	k := r.keys.Read[rec.Epoch]
 	if k == nil {
 		if r.CanRead() {
-			return key, fmt.Errorf("session %v: read key of epoch %d: %w", rec.Session, rec.Epoch, ErrNoKey)
+			return key, fmt.Errorf("session %v: read key of epoch %d: %w", rec.Session, rec.Epoch, keyring.ErrNoKey)
 		}
 		return key, ErrNeedRead
 	}
@@ -134,7 +135,7 @@ func (d *Reader) Open(id crypt.ID, p index.Place, sealed []byte) ([]byte, error)
 			return plain, nil
 		}
 	}
-	if errors.Is(err, ErrNeedRead) || errors.Is(err, ErrNoKey) {
+	if errors.Is(err, ErrNeedRead) || errors.Is(err, keyring.ErrNoKey) {
 		return nil, err
 	}
 	name := format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)
@@ -212,7 +213,7 @@ func (d *Reader) try(ctx context.Context, id crypt.ID) (t attempt) {
 				return t
 			}
 		}
-		if errors.Is(err, ErrNeedRead) || errors.Is(err, ErrNoKey) || ctx.Err() != nil {
+		if errors.Is(err, ErrNeedRead) || errors.Is(err, keyring.ErrNoKey) || ctx.Err() != nil {
 			t.err = err
 			return t
 		}

@@ -13,7 +13,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -96,13 +96,9 @@ func (Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "[keys]") }
 // Format prints no secret.
 func (Access) Format(f fmt.State, _ rune) { io.WriteString(f, "[access]") }
 
-// maxSlotTries is how many key slots are tried without a hint: each wrong one costs a key derivation, which a storage could
-// make us pay for ever (restic #3776).
-const maxSlotTries = 20
-
 // Open opens the repository in s. It reads config, settings and host certificates; LoadIndex reads the rest.
 //
-// Errors match ErrNoRepository, ErrNoConfig, ErrForeign, ErrNoKey, crypt.ErrPassphrase, crypt.ErrPolicy, crypt.ErrFormat, ErrTampered
+// Errors match ErrNoRepository, ErrNoConfig, ErrForeign, keyring.ErrNoKey, crypt.ErrPassphrase, crypt.ErrPolicy, crypt.ErrFormat, ErrTampered
 // or are the storage's.
 func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, error) {
 	r := newRepo(s, o)
@@ -118,7 +114,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 		}
 	}
 	if r.keys == nil {
-		return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, ErrNoKey)
+		return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, keyring.ErrNoKey)
 	}
 	r.trust = &crypt.Trust{Repo: r.config.ID, Root: r.keys.Root}
 	if err := r.readSettings(ctx); err != nil {
@@ -260,204 +256,65 @@ func (k *Keys) addBundle(b *crypt.Bundle) {
 	}
 }
 
-// maxSlots is how many key slots are read at most: a storage may hold any number of junk ones.
-const maxSlots = 1024
-
-// foundSlot is a copy of a key slot that parses.
-type foundSlot struct {
-	*crypt.Slot
-	name   string // of its object
-	signed bool   // by the root that is believed so far
+// ring is where keys are found; root is who is believed so far.
+func (r *Repo) ring(root ed25519.PublicKey) *keyring.Ring {
+	return &keyring.Ring{Objects: keyObjects{r}, Repo: r.config.ID, Root: root}
 }
 
-// slots reads the key slots whose ids begin with hint: those that root signed first, then copies of others, each in the order of their names.
-// A bad copy is reported and never hides a good one; a copy of another content than the signed one is left out. unread is why the storage
-// gave no copy of some slot.
-func (r *Repo) slots(ctx context.Context, root ed25519.PublicKey, hint string) (found []foundSlot, unread, err error) {
-	byID := make(map[string][]string) // id -> names
-	for i := len(format.SlotPrefixes) - 1; i >= 0; i-- {
-		infos, _, err := List(ctx, r.storage, format.SlotPrefixes[i])
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, i := range infos {
-			id := i.Name[strings.LastIndexByte(i.Name, '/')+1:]
-			if strings.HasPrefix(id, hint) {
-				byID[id] = append(byID[id], i.Name)
-			}
+// keyObjects is the repository as a keyring.Ring sees it.
+type keyObjects struct{ r *Repo }
+
+func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
+	infos, _, err := List(ctx, o.r.storage, prefix)
+	names := make([]string, len(infos))
+	for i, info := range infos {
+		names[i] = info.Name
+	}
+	return names, err
+}
+
+func (o keyObjects) Fetch(ctx context.Context, name string) (object []byte, bad, err error) {
+	if object, err = Fetch(ctx, o.r.storage, name); isolated(err) || isMissing(err) {
+		return nil, err, nil
+	}
+	return object, nil, err
+}
+
+func (o keyObjects) Reject(name string, why error, forged bool) error {
+	if _, said := errors.AsType[*Error](why); !said {
+		if forged {
+			why = tampered("reading", name, why)
+		} else {
+			why = damaged("reading", name, why)
 		}
 	}
-	ids := slices.Sorted(maps.Keys(byID))
-	if len(ids) > maxSlots {
-		r.problem("keys/", tampered("listing", "keys/", fmt.Errorf("%d key slots, only %d are looked at: name one by a hint", len(ids), maxSlots)))
-		ids = ids[:maxSlots]
-	}
-	var signed, others []foundSlot
-	for _, id := range ids {
-		var bad []foundSlot
-		var failed error
-		before := len(signed)
-		for _, name := range byID[id] {
-			b, err := Fetch(ctx, r.storage, name)
-			var s *crypt.Slot
-			if err == nil {
-				if s, err = crypt.ParseSlot(b); err == nil && s.ID.String() != id {
-					err = crypt.ErrOpen
-				}
-				if err != nil {
-					err = damaged("reading", name, err)
-				}
-			}
-			switch {
-			case ctx.Err() != nil:
-				return nil, nil, ctx.Err()
-			case isMissing(err):
-			case err != nil: // of the storage too: the next copy may be on a good sector
-				r.problem(name, err)
-				if !isolated(err) {
-					failed = err
-				}
-			case s.CheckSigned(root, r.config.ID) != nil:
-				bad = append(bad, foundSlot{s, name, false})
-			case len(signed) == before:
-				signed = append(signed, foundSlot{s, name, true})
-			}
-		}
-		for _, s := range bad {
-			r.problem(s.name, tampered("reading", s.name, fmt.Errorf("the root did not make this key slot: %w", crypt.ErrSignature)))
-		}
-		if len(signed) == before {
-			others = append(others, bad...)
-			if failed != nil {
-				unread = failed
-			}
-		}
-	}
-	return append(signed, others...), unread, nil
+	o.r.problem(name, why)
+	return why
 }
 
 // unlock opens a key slot with the passphrase, and the newest bundle for it.
 func (r *Repo) unlock(ctx context.Context, a Access) error {
-	fail := func(err error) error { return fmt.Errorf("unlocking repository %x: %w", r.config.ID, err) }
 	root := r.config.Root
 	if r.keys != nil {
 		root = r.keys.Root
 	}
+	var o *keyring.Opened
+	var err error
 	if a.Paper != nil {
-		b, pub, err := crypt.OpenPaper(a.Passphrase, r.config.ID, a.Paper)
-		if err != nil {
-			return fail(err)
-		}
-		if !bytes.Equal(pub, root) {
-			return fail(tampered("opening", "key file", crypt.ErrSignature))
-		}
-		r.takeBundle(root, crypt.SlotID{}, b)
-		return nil
+		o, err = r.ring(root).OpenPaper(a.Passphrase, a.Paper)
+	} else {
+		o, err = r.ring(root).Unlock(ctx, a.Passphrase, a.Hint)
 	}
-	slots, worst, err := r.slots(ctx, root, a.Hint) // an unread slot may be the one that the passphrase opens
 	if err != nil {
-		return fail(err)
+		return fmt.Errorf("unlocking repository %x: %w", r.config.ID, err)
 	}
-	for i, s := range slots {
-		if i == maxSlotTries {
-			worst = fmt.Errorf("%w: more than %d key slots, name one by a hint", ErrNoKey, maxSlotTries)
-			break
-		}
-		if err := ctx.Err(); err != nil {
-			return fail(err)
-		}
-		if !s.signed && slots[0].signed {
-			break // junk says nothing about the passphrase
-		}
-		open, err := s.Open(a.Passphrase, r.config.ID)
-		if err == nil && !bytes.Equal(open.Root, root) {
-			err = tampered("reading", s.name, crypt.ErrSignature)
-		}
-		if err == nil {
-			var b *crypt.Bundle
-			if b, err = r.newestBundle(ctx, open); err == nil {
-				r.takeBundle(root, s.ID, b)
-				return nil
-			}
-		}
-		if !errors.Is(err, crypt.ErrPassphrase) {
-			r.problem(s.name, err)
-		}
-		if worst == nil || errors.Is(worst, crypt.ErrPassphrase) || errors.Is(err, crypt.ErrPolicy) {
-			worst = err
-		}
-	}
-	switch {
-	case worst != nil:
-		return fail(worst)
-	case len(r.Problems()) > 0 && a.Hint == "": // slots there were, and none could be read
-		for _, p := range r.Problems() {
-			if strings.Contains(p.Object, "keys/") {
-				return fail(fmt.Errorf("%w: %w", ErrNoKey, p.Err))
-			}
-		}
-	}
-	return fail(ErrNoKey)
-}
-
-func (r *Repo) takeBundle(root ed25519.PublicKey, slot crypt.SlotID, b *crypt.Bundle) {
 	if r.keys == nil {
 		r.keys = &Keys{Repo: r.config.ID, Root: root}
 	}
-	r.keys.Slot = slot
-	r.keys.addBundle(b)
+	r.keys.Slot = o.Slot
+	r.keys.addBundle(o.Bundle)
+	return nil
 }
-
-// newestBundle opens the bundle of the highest generation that opens.
-func (r *Repo) newestBundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bundle, error) {
-	infos, _, err := List(ctx, r.storage, "bundles/")
-	if err != nil {
-		return nil, err
-	}
-	type candidate struct {
-		name       string
-		generation uint64
-	}
-	var all []candidate
-	for _, i := range infos {
-		p := strings.SplitN(strings.TrimPrefix(i.Name, "bundles/"), "-", 3)
-		if p[1] != o.Slot.ID.String() {
-			continue
-		}
-		g, err := strconv.ParseUint(p[0], 10, 64)
-		if err == nil {
-			all = append(all, candidate{i.Name, g})
-		}
-	}
-	sort.SliceStable(all, func(i, j int) bool { return all[i].generation > all[j].generation })
-	if len(all) == 0 {
-		return nil, damaged("reading", "bundles/", fmt.Errorf("none for key slot %v: %w", o.Slot.ID, ErrNoKey))
-	}
-	var last error
-	for _, c := range all[:min(len(all), maxBundles)] {
-		b, err := Fetch(ctx, r.storage, c.name)
-		if err == nil {
-			if !strings.HasSuffix(c.name, crypt.Sum(b).String()) {
-				err = damaged("reading", c.name, errors.New("the bytes do not match the name"))
-			} else {
-				var bundle *crypt.Bundle
-				if bundle, err = o.OpenBundle(c.generation, b); err == nil {
-					return bundle, nil
-				}
-				err = damaged("reading", c.name, err)
-			}
-		}
-		if err != nil && !isolated(err) && !isMissing(err) {
-			return nil, err // an older bundle is no answer to a storage that fails: it lacks the newest keys
-		}
-		r.problem(c.name, err)
-		last = err
-	}
-	return nil, last
-}
-
-// maxBundles is how many bundles of one slot are tried, the newest first.
-const maxBundles = 100
 
 // maxSettings is how many generations are tried, the newest first, before the repository counts as tampered with.
 const maxSettings = 1000

@@ -14,6 +14,7 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/crypt/keyring"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
@@ -182,7 +183,7 @@ func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
 		return nil, tampered("reading", s.Name, errors.New("its key is of another session"))
 	}
 	key, err := r.sessionKey(b.Session)
-	if errors.Is(err, ErrNeedRead) || errors.Is(err, ErrNoKey) {
+	if errors.Is(err, ErrNeedRead) || errors.Is(err, keyring.ErrNoKey) {
 		return nil, err
 	}
 	var plain []byte

@@ -49,6 +49,7 @@ var plan = map[string]room{
 	"repo/admin":                  {4, ""},
 	"repo":                        {3, ""},
 	"index":                       {2, ""},
+	"crypt/keyring":               {2, ""},
 	"repo/localfs":                {2, ""},
 	"repo/snapfs":                 {2, ""},
 	"repo/retain":                 {2, ""},
@@ -77,7 +78,7 @@ var plan = map[string]room{
 var drivers = []string{"backends/mem", "backends/local", "backends/sftp", "backends/s3"}
 
 // pure rooms do no input or output.
-var pure = []string{"chunk", "crypt", "crypt/canon", "pack", "repo/format", "repo/snapshot"}
+var pure = []string{"chunk", "crypt", "crypt/canon", "crypt/keyring", "pack", "repo/format", "repo/snapshot"}
 
 // impure are the packages that do.
 var impure = []string{"os", "os/exec", "os/signal", "os/user", "net", "net/http", "syscall", "io/ioutil", "golang.org/x/sys/unix", "golang.org/x/sys/windows"}
@@ -205,7 +206,8 @@ func TestLayers(t *testing.T) {
 func TestRoomsExist(t *testing.T) {
 	all := packages(t)
 	for _, name := range []string{"cmd/packhold", "cmd/packhold/internal/cli", "repo", "repo/admin", "repo/backup", "repo/restore", "repo/check",
-		"repo/audit", "repo/format", "repo/snapshot", "repo/localfs", "index", "pack", "crypt", "chunk", "backends", "backends/local", "backends/mem", "backends/fault", "backends/backendtest"} {
+		"repo/audit", "repo/format", "repo/snapshot", "repo/localfs", "index", "pack", "crypt", "crypt/canon",
+		"crypt/keyring", "chunk", "backends", "backends/local", "backends/mem", "backends/fault", "backends/backendtest"} {
 		if all[name] == nil {
 			t.Errorf("there is no package %s", name)
 		}

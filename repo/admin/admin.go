@@ -10,6 +10,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
 )
@@ -36,7 +37,7 @@ func (a *root) seal(t crypt.Type, name string, body []byte) (full string, object
 	epoch := a.settings.WriteEpoch
 	w, ok := a.keys.Writes[epoch]
 	if !ok {
-		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, repo.ErrNoKey)
+		return "", nil, fmt.Errorf("sealing %s: write secret of epoch %d: %w", name, epoch, keyring.ErrNoKey)
 	}
 	signed := a.keys.Admin.Sign(t, format.Subject(t, name), body)
 	return format.Sealer{Repo: a.keys.Repo, Epoch: epoch, Write: w}.Seal(t, name, signed)
@@ -143,7 +144,7 @@ func (a *root) removeKey(ctx context.Context, r *repo.Repo, prefix string) (cryp
 		}
 	}
 	if len(found) != 1 {
-		return crypt.SlotID{}, fmt.Errorf("%d key slots begin with %q: %w", len(found), prefix, repo.ErrNoKey)
+		return crypt.SlotID{}, fmt.Errorf("%d key slots begin with %q: %w", len(found), prefix, keyring.ErrNoKey)
 	}
 	if len(slots) == 1 {
 		return found[0], repo.ErrLastKey

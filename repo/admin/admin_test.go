@@ -19,6 +19,7 @@ import (
 	"packhold/backends/mem"
 	"packhold/chunk"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
@@ -319,7 +320,7 @@ func TestKeys(t *testing.T) {
 		t.Fatalf("%v %v", keys, err)
 	}
 	second := open(t, b, repo.Access{Passphrase: []byte("another long passphrase")})
-	if _, err := RemoveKey(t.Context(), second, ""); !errors.Is(err, repo.ErrNoKey) {
+	if _, err := RemoveKey(t.Context(), second, ""); !errors.Is(err, keyring.ErrNoKey) {
 		t.Errorf("two keys have this beginning: %v", err)
 	}
 	if _, err := RemoveKey(t.Context(), second, first.Keys().Slot.String()); err != nil {

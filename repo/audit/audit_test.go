@@ -21,6 +21,7 @@ import (
 	"packhold/backends/mem"
 	"packhold/chunk"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/admin"
 	"packhold/repo/format"
@@ -1135,7 +1136,7 @@ func TestReadKeys(t *testing.T) {
 		if err != nil || !rep.Logs[0].Proved {
 			t.Fatal(rep, err)
 		}
-		if n := len(rep.Problems); want == nil && n > 0 || want != nil && (n != 1 || !errors.Is(rep.Problems[0].Err, want) || !errors.Is(rep.Problems[0].Err, repo.ErrNoKey)) {
+		if n := len(rep.Problems); want == nil && n > 0 || want != nil && (n != 1 || !errors.Is(rep.Problems[0].Err, want) || !errors.Is(rep.Problems[0].Err, keyring.ErrNoKey)) {
 			t.Errorf("%s: %v", what, rep.Problems)
 		}
 	}

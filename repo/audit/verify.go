@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
 )
@@ -468,7 +469,7 @@ func (log *verifiedLog) checkRecords(r *repo.Repo, n int64, lines [][]byte) {
 			err = openRecord(r, log.files.tag, &rec)
 		}
 		switch {
-		case errors.Is(err, repo.ErrNoKey):
+		case errors.Is(err, keyring.ErrNoKey):
 			log.problem(name, damaged("reading", name, err))
 			return
 		case err != nil:
@@ -478,14 +479,14 @@ func (log *verifiedLog) checkRecords(r *repo.Repo, n int64, lines [][]byte) {
 	}
 }
 
-// openRecord opens the private texts of rec for whoever can read. repo.ErrNoKey says that the key of its epoch is not among those of this process.
+// openRecord opens the private texts of rec for whoever can read. keyring.ErrNoKey says that the key of its epoch is not among those of this process.
 func openRecord(r *repo.Repo, tag string, rec *Record) error {
 	if !rec.Closed || !r.CanRead() {
 		return nil
 	}
 	key := r.Keys().Read[rec.readEpoch]
 	if key == nil {
-		return fmt.Errorf("entry %d: read key of epoch %d: %w", rec.Seq, rec.readEpoch, repo.ErrNoKey)
+		return fmt.Errorf("entry %d: read key of epoch %d: %w", rec.Seq, rec.readEpoch, keyring.ErrNoKey)
 	}
 	if err := rec.open(r.Config().ID, tag, key); err != nil {
 		return fmt.Errorf("private part of entry %d: %w", rec.Seq, err)
@@ -656,7 +657,7 @@ func (f *logFiles) yieldRecords(ctx context.Context, r *repo.Repo, c *checkpoint
 				err = fmt.Errorf("entry %d has number %d", t.size, rec.Seq)
 			}
 			if err == nil {
-				if err = openRecord(r, f.tag, &rec); errors.Is(err, repo.ErrNoKey) {
+				if err = openRecord(r, f.tag, &rec); errors.Is(err, keyring.ErrNoKey) {
 					err = nil
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
+	"packhold/crypt/keyring"
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/backup"
@@ -36,7 +37,7 @@ func rules() []fail.Rule {
 		{Is: repo.ErrDamaged, Code: fail.Lost, Word: "damage.lost", Effect: "What needs the object cannot be done; everything else can. Nothing was changed.", Next: "packhold verify --read-data"},
 		{Is: repo.ErrNoRepository, Code: fail.NoRepository, Word: "repository.none", Effect: nothing, Next: "check the path, or make a repository: packhold init"},
 		{Is: repo.ErrExists, Code: fail.Exists, Word: "repository.exists", Effect: nothing, Next: "use it as it is (packhold list), or name another place with --repo"},
-		{Is: repo.ErrNoKey, Code: fail.Passphrase, Word: "key.none", Effect: nothing, Next: "restore with an exported key: --key-file FILE"},
+		{Is: keyring.ErrNoKey, Code: fail.Passphrase, Word: "key.none", Effect: nothing, Next: "restore with an exported key: --key-file FILE"},
 		{Is: repo.ErrNeedRead, Code: fail.Passphrase, Word: "key.read", Effect: nothing, Next: sources},
 		{Is: repo.ErrNeedAdmin, Code: fail.Passphrase, Word: "key.admin", Effect: nothing, Next: "run it with an administrator's passphrase"},
 		{Is: repo.ErrNeedHost, Code: fail.Passphrase, Word: "host.none", Effect: nothing, Next: "packhold host enroll, with an administrator's passphrase"},
