@@ -118,6 +118,41 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestBytes has strings that are no text: MarshalBytes stores them as byte strings, and that is their one form.
+func TestBytes(t *testing.T) {
+	v := outer{Num: 5, Text: "\xff\x00", Bytes: []byte{1}}
+	b := MarshalBytes(v)
+	const want = "a4" + "0105" + "024400000000" + "034101" + "0442ff00"
+	if hex.EncodeToString(b) != want {
+		t.Errorf("MarshalBytes = %x, want %s", b, want)
+	}
+	var got outer
+	if err := UnmarshalBytes(b, &got); err != nil || got.Text != v.Text || !bytes.Equal(MarshalBytes(got), b) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for what, h := range map[string]string{
+		"text":          "a3" + "0105" + "024400000000" + "046161",
+		"unknown key":   "a3" + "0105" + "024400000000" + "0700",
+		"double key":    "a3" + "0105" + "0105" + "024400000000",
+		"trailing byte": want + "00",
+		"tag":           "c0" + want,
+		"long length":   "a3" + "0105" + "024400000000" + "04580161",
+	} {
+		if err := UnmarshalBytes(unhex(t, h), new(outer)); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	type lists struct {
+		L []uint8  `cbor:"1,keyasint"`
+		S []string `cbor:"2,keyasint,omitempty"`
+	}
+	for n, ok := range map[int]bool{maxBytesList: true, maxBytesList + 1: false} {
+		if err := UnmarshalBytes(MarshalBytes(lists{S: make([]string, n)}), new(lists)); (err == nil) != ok {
+			t.Errorf("a list of %d: %v", n, err)
+		}
+	}
+}
+
 func TestDepth(t *testing.T) {
 	deep := bytes.Repeat([]byte{0x81}, 1<<16)
 	var v any
@@ -153,6 +188,10 @@ func FuzzCanon(f *testing.F) {
 		var i inner
 		if Unmarshal(b, &i) == nil && !bytes.Equal(Marshal(i), b) {
 			t.Errorf("%x is encoded as %x", b, Marshal(i))
+		}
+		var s outer
+		if UnmarshalBytes(b, &s) == nil && !bytes.Equal(MarshalBytes(s), b) {
+			t.Errorf("%x is encoded as %x", b, MarshalBytes(s))
 		}
 	})
 }

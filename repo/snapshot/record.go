@@ -1,13 +1,11 @@
 package snapshot
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"packhold/crypt"
+	"packhold/crypt/canon"
 )
 
 // Kind is what a record says about its session. The numbers are part of format 1.
@@ -311,39 +309,11 @@ func ParseBody(data []byte) (*Body, error) {
 	return b, nil
 }
 
-// encoding returns how records are encoded: deterministic, and Go strings, which need not be UTF-8, as byte strings.
-func encoding() (cbor.EncMode, error) {
-	o := cbor.CoreDetEncOptions()
-	o.String = cbor.StringToByteString
-	return o.EncMode()
-}
-
-// decoding returns how records are decoded. The library checks counts against the length of the data before it allocates.
-func decoding() (cbor.DecMode, error) {
-	return cbor.DecOptions{
-		DupMapKey:          cbor.DupMapKeyEnforcedAPF,
-		ExtraReturnErrors:  cbor.ExtraDecErrorUnknownField,
-		IndefLength:        cbor.IndefLengthForbidden,
-		TagsMd:             cbor.TagsForbidden,
-		MaxNestedLevels:    4,           // map, list, entry, time
-		MaxArrayElements:   MaxExcludes, // the longest list
-		MaxMapPairs:        32,
-		ByteStringToString: cbor.ByteStringToStringAllowed,
-	}.DecMode()
-}
-
 func marshal(what string, most int, validate func() error, v any) ([]byte, error) {
 	if err := validate(); err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", what, err)
 	}
-	mode, err := encoding()
-	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", what, err)
-	}
-	data, err := mode.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", what, err)
-	}
+	data := canon.MarshalBytes(v) // whatever is valid has an encoding
 	if len(data) > most {
 		return nil, fmt.Errorf("encoding %s: %w", what, malformed("%d bytes, the limit is %d", len(data), most))
 	}
@@ -355,23 +325,8 @@ func parse(what string, most int, data []byte, v any) error {
 	if len(data) > most {
 		return fmt.Errorf("parsing %s: %w", what, malformed("%d bytes, the limit is %d", len(data), most))
 	}
-	dec, err := decoding()
-	if err != nil {
-		return fmt.Errorf("parsing %s: %w", what, err)
-	}
-	enc, err := encoding()
-	if err != nil {
-		return fmt.Errorf("parsing %s: %w", what, err)
-	}
-	if err := dec.Unmarshal(data, v); err != nil {
+	if err := canon.UnmarshalBytes(data, v); err != nil {
 		return fmt.Errorf("parsing %s: %w", what, malformed("%w", err))
-	}
-	again, err := enc.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("parsing %s: %w", what, malformed("%w", err))
-	}
-	if !bytes.Equal(again, data) {
-		return fmt.Errorf("parsing %s: %w", what, malformed("not in its one encoding"))
 	}
 	return nil
 }
