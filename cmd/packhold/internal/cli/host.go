@@ -47,36 +47,50 @@ func roleNames(r crypt.Role) string {
 	return strings.Join(out, ",")
 }
 
+// host is a certified host, and the snapshots it committed.
+type host struct {
+	*crypt.Certificate
+	snapshots int
+	bytes     uint64    // of their files together
+	last      time.Time // when the last one began
+}
+
+// hosts lists the hosts by name.
+func (r *repository) hosts(ctx context.Context) ([]*host, error) {
+	snaps, err := r.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []*host
+	byID := make(map[crypt.HostID]*host)
+	for _, c := range r.Trust().Certificates() {
+		h := &host{Certificate: c}
+		all, byID[c.Host] = append(all, h), h
+	}
+	for _, s := range snaps {
+		h := byID[s.Host] // whose certificate the signature was checked against
+		h.snapshots++
+		h.bytes += s.Stats.BytesTotal
+		if t := s.StartTime(); t.After(h.last) {
+			h.last = t
+		}
+	}
+	slices.SortFunc(all, func(x, y *host) int { return strings.Compare(x.Name+x.Host.String(), y.Name+y.Host.String()) })
+	return all, nil
+}
+
 func (a *app) hostList(ctx context.Context, v values, _ []string) error {
 	r, err := a.openRepository(ctx, v, writerKey)
 	if err != nil {
 		return err
 	}
 	defer r.close()
-	snaps, err := r.Snapshots(ctx)
+	hosts, err := r.hosts(ctx)
 	if err != nil {
 		return err
 	}
-	type use struct {
-		count int
-		last  time.Time
-	}
-	uses := make(map[crypt.HostID]use)
-	for _, s := range snaps {
-		u := uses[s.Host]
-		u.count++
-		if t := s.StartTime(); t.After(u.last) {
-			u.last = t
-		}
-		uses[s.Host] = u
-	}
-	hosts := r.Trust().Certificates()
-	slices.SortFunc(hosts, func(x, y *crypt.Certificate) int {
-		return strings.Compare(x.Name+x.Host.String(), y.Name+y.Host.String())
-	})
 	t := &term.Table{Header: []string{"ID", "ROLES", "SINCE", "SNAPSHOTS", "LAST", "NAME"}, Right: []int{3}}
 	for _, h := range hosts {
-		u := uses[h.Host]
 		if a.out.json {
 			line := struct {
 				ID        string     `json:"id"`
@@ -87,11 +101,11 @@ func (a *app) hostList(ctx context.Context, v values, _ []string) error {
 				Snapshots int        `json:"snapshots"`
 				Last      *time.Time `json:"last,omitempty"`
 				This      bool       `json:"this"`
-			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: u.count,
+			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: h.snapshots,
 				This: r.credential != nil && h.Host == r.credential.Identity.Host}
 			line.Name, line.Raw = term.RawName(h.Name)
-			if u.count > 0 {
-				last := u.last.UTC()
+			if h.snapshots > 0 {
+				last := h.last.UTC()
 				line.Last = &last
 			}
 			if err := a.out.object("host", line); err != nil {
@@ -100,10 +114,10 @@ func (a *app) hostList(ctx context.Context, v values, _ []string) error {
 			continue
 		}
 		last := "-"
-		if u.count > 0 {
-			last = term.Time(u.last, a.env.Zone)
+		if h.snapshots > 0 {
+			last = term.Time(h.last, a.env.Zone)
 		}
-		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.env.Zone), term.Count(int64(u.count)), last, term.Name(h.Name)})
+		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
 	}
 	if a.out.json {
 		return nil

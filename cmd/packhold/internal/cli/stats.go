@@ -48,7 +48,7 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	defer r.close()
-	snaps, err := r.Snapshots(ctx)
+	hosts, err := r.hosts(ctx)
 	if err != nil {
 		return err
 	}
@@ -57,14 +57,12 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 	}
 	cfg, set := r.Config(), r.Settings()
 	s := repositoryStats{ID: hex.EncodeToString(cfg.ID[:]), Profile: string(cfg.Profile), Compression: set.Compression, Parity: int(set.Parity),
-		Chunker: fmt.Sprintf("%s, average %s", cfg.Chunker.Rule, term.Bytes(int64(cfg.Chunker.Avg))), Snapshots: len(snaps)}
-	for _, c := range r.Trust().Certificates() {
-		if c.Roles&crypt.RoleWriter != 0 {
+		Chunker: fmt.Sprintf("%s, average %s", cfg.Chunker.Rule, term.Bytes(int64(cfg.Chunker.Avg)))}
+	for _, h := range hosts {
+		if h.Roles&crypt.RoleWriter != 0 {
 			s.Hosts++
 		}
-	}
-	for _, snap := range snaps {
-		s.SourceBytes += snap.Stats.BytesTotal
+		s.Snapshots, s.SourceBytes = s.Snapshots+h.snapshots, s.SourceBytes+h.bytes
 	}
 	for l, err := range r.Index().All() {
 		if err != nil {
