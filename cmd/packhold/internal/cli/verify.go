@@ -224,8 +224,23 @@ func (a *app) problem(p check.Problem, code fail.Code) {
 		}{int(code), p.Object, p.Off, p.N, p.Err.Error(), files}) // an error is kept by Write
 		return
 	}
-	a.out.warn(p.Object, strings.TrimPrefix(p.String(), p.Object+": "))
+	a.out.warn(p.Object, reasonOf(p))
 	for _, f := range p.Files {
 		a.out.screen.Print(fmt.Sprintf("  snapshot %d: %s", f.Number, term.Name(f.Path)))
 	}
+}
+
+// reasonOf is a problem without the name of its object, which stands before it.
+func reasonOf(p check.Problem) string {
+	reason, off, n := p.Err.Error(), p.Off, p.N
+	if e, ok := p.Err.(*repo.Error); ok && e.Object == p.Object {
+		reason = strings.TrimSuffix(e.Op, " of") + ": " + e.Err.Error()
+		if n == 0 {
+			off, n = e.Off, e.N
+		}
+	}
+	if n > 0 {
+		reason = fmt.Sprintf("bytes %d-%d: %s", off, off+n-1, reason)
+	}
+	return reason
 }
