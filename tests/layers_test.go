@@ -48,6 +48,7 @@ var plan = map[string]room{
 	"repo/replicate":              {4, ""},
 	"repo/admin":                  {4, ""},
 	"repo":                        {3, ""},
+	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
 	"index":                       {2, ""},
 	"crypt/keyring":               {2, ""},
 	"repo/localfs":                {2, ""},

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -34,8 +36,8 @@ const (
 
 // window is a part of the tree that is restored in the order of the packs.
 type window struct {
-	slab  []item // never grows: items are pointed at
-	items []*item
+	items []*item // that need no blob
+	files int     // the others
 	refs  []ref
 	packs []*index.PackInfo
 	last  int32 // the pack of the last reference
@@ -43,8 +45,8 @@ type window struct {
 	left  atomic.Int32 // jobs not finished
 }
 
-func newWindow(o *Options) *window {
-	return &window{slab: make([]item, 0, o.items), of: make(map[*index.PackInfo]int32)}
+func newWindow() *window {
+	return &window{of: make(map[*index.PackInfo]int32)}
 }
 
 func (w *window) pack(p *index.PackInfo) int32 {
@@ -94,10 +96,11 @@ type groupKey struct {
 
 // link is a further name, waiting for the first.
 type link struct {
-	dir   *dir
-	node  *snapshot.Node
-	seq   uint64
-	group *group
+	dir    *dir
+	node   *snapshot.Node
+	seq    uint64
+	group  *group
+	absent bool // see item
 }
 
 // planner walks the tree. It is one goroutine, and has a worker's readers for the directories that it finishes.
@@ -115,16 +118,16 @@ type planner struct {
 }
 
 func newPlanner(ctx context.Context, e *engine, w *worker, pages *pageReader) *planner {
-	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(e.o), groups: make(map[groupKey]*group),
+	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(), groups: make(map[groupKey]*group),
 		clone: e.o.Include != nil || e.o.Exclude != nil}
 }
 
-func (p *planner) run() error {
+func (p *planner) run(at *os.Root) error {
 	e := p.e
 	if p.pages.again != nil {
 		p.pages.again = p.reload
 	}
-	root := &dir{path: "/", made: true, fresh: e.made, node: e.tree.self}
+	root := &dir{root: at, path: "/", made: true, fresh: e.made, node: e.tree.self, in: e.tree.picked}
 	if e.tree.prefix != "" {
 		root.path = e.tree.prefix
 	}
@@ -154,10 +157,10 @@ func (p *planner) openRoot(root *dir) error {
 		return nil
 	}
 	var have snapshot.Node
-	if err := e.pool.take(root); err != nil {
+	if err := e.pool.Take(root); err != nil {
 		return err
 	}
-	defer e.pool.give(root)
+	defer e.pool.Give(root)
 	src, err := root.h.Source()
 	if err != nil {
 		return err
@@ -169,8 +172,30 @@ func (p *planner) openRoot(root *dir) error {
 	if !e.tree.picked || !e.replaces(&have, root.node) {
 		root.node = nil
 	}
-	p.unlock(root, &have)
+	p.enter(root, &have)
 	return nil
+}
+
+// enter prepares an existing directory, which is open.
+func (p *planner) enter(d *dir, have *snapshot.Node) {
+	if !p.e.o.DryRun {
+		p.unlock(d, have)
+	}
+	src, err := d.h.Source()
+	if err != nil {
+		return // then every entry is looked for by itself, and nothing is removed
+	}
+	defer src.Close()
+	names, err := src.Names(p.ctx)
+	if err != nil {
+		return
+	}
+	d.had = &listing{names: names}
+	for _, n := range names {
+		if strings.HasPrefix(n, tempMark) {
+			d.had.left = append(d.had.left, n)
+		}
+	}
 }
 
 // pop finishes the directories of the walk from a depth on.
@@ -178,6 +203,9 @@ func (p *planner) pop(depth int) error {
 	for len(p.stack) > depth {
 		d := p.stack[len(p.stack)-1]
 		p.stack = p.stack[:len(p.stack)-1]
+		if err := p.sweep(d); err != nil {
+			return err
+		}
 		if err := p.w.left(p.ctx, d); err != nil {
 			return err
 		}
@@ -188,8 +216,12 @@ func (p *planner) pop(depth int) error {
 // badEntry files what the walk could not read. Bytes that are true to their hash and still malformed were made so by someone who may write:
 // that is no damage.
 func (p *planner) badEntry(path string, seq uint64, err error) error {
+	for _, d := range p.stack {
+		// The error is about a directory that is being read, or the last one, which cannot be entered.
+		d.broken = d.broken || d == p.stack[len(p.stack)-1] || d.path == path
+	}
 	if errors.Is(err, snapshot.ErrMalformed) {
-		p.e.local(path, seq, true, fmt.Errorf("%w: %w", ErrUnsafe, err))
+		p.e.local(path, seq, noNode, fmt.Errorf("%w: %w", ErrUnsafe, err))
 		return nil
 	}
 	p.e.lost(Lost{Path: path, Err: err}, seq)
@@ -202,20 +234,27 @@ func (p *planner) entry(x picked) error {
 		return err
 	}
 	up, n := p.stack[x.Depth-1], x.Node
+	if up.had != nil {
+		up.had.pass(n.Name, p.e.o.Delete)
+	}
 	if n.Type == snapshot.Dir {
-		d := &dir{up: up, name: strings.Clone(n.Name), path: x.path, seq: x.seq, node: n.Clone()}
+		d := &dir{up: up, name: strings.Clone(n.Name), path: x.path, seq: x.seq, node: n.Clone(), in: x.in}
 		d.todo.Store(1)
 		up.todo.Add(1)
 		if x.in {
 			p.makeDir(d, true)
 		}
 		if d.bad {
-			x.SkipDir()
+			p.e.mark(d.seq)
 		}
 		p.stack = append(p.stack, d)
 		return nil
 	}
 	if p.makeDir(up, false); up.bad {
+		// That is reported of the directory; but what found no space is counted.
+		if p.e.mark(x.seq); p.e.full.Load() {
+			p.e.local(x.path, x.seq, n, ErrFull)
+		}
 		return nil
 	}
 	if p.clone {
@@ -236,7 +275,7 @@ func (p *planner) makeDir(d *dir, picked bool) {
 	have, err := p.openOrMake(d)
 	if err != nil {
 		d.bad = true
-		p.e.local(d.path, d.seq, true, err)
+		p.e.local(d.path, d.seq, d.node, err)
 		return
 	}
 	d.made = true
@@ -246,59 +285,56 @@ func (p *planner) makeDir(d *dir, picked bool) {
 	}
 	if !picked || !p.e.replaces(have, d.node) {
 		d.node = nil
-		p.e.mu.Lock()
-		p.e.missing.set(d.seq)
-		p.e.mu.Unlock()
+		p.e.mark(d.seq)
 	}
-	if !p.e.o.DryRun {
-		if err := p.e.pool.take(d); err == nil {
-			p.unlock(d, have)
-			p.e.pool.give(d)
-		}
+	if err := p.e.pool.Take(d); err == nil {
+		p.enter(d, have)
+		p.e.pool.Give(d)
 	}
 }
 
-var errExists = errors.New("something else has its name, and stays")
+// find looks for what has the name of an entry of d.
+func (p *planner) find(d *dir, name string, n *snapshot.Node) (st localfs.Stat, found bool, err error) {
+	if d.fresh {
+		return st, false, nil
+	}
+	st, found, err = p.e.stat(d, name, n)
+	if found && d.had != nil && !d.had.has(name) {
+		// It is called otherwise, or was made since: by this run, if the file system takes two names for one.
+		d.broken = true // and what it is called is not too many
+		return st, true, errCollide
+	}
+	return st, found, err
+}
 
 // openOrMake returns the node of an existing directory, or makes it.
 func (p *planner) openOrMake(d *dir) (*snapshot.Node, error) {
 	e, up := p.e, d.up
-	dry := e.o.DryRun
 	var have snapshot.Node
-	if up.fresh {
-		if dry {
-			d.fresh = true
-			return nil, nil
-		}
-	} else {
-		found, err := e.pool.exists(up, d.name, &have)
-		switch {
-		case err != nil:
-			return nil, err
-		case found && have.Type == snapshot.Dir:
-			return &have, nil
-		case found && !e.replaces(&have, d.node):
-			return nil, errExists
-		case dry:
-			d.fresh = true
-			return nil, nil
-		}
-		if found {
-			if err := e.pool.take(up); err != nil {
-				return nil, err
-			}
-			err := up.h.Remove(d.name)
-			e.pool.give(up)
-			if err != nil {
-				return nil, err
-			}
-		}
+	st, found, err := p.find(up, d.name, &have)
+	switch {
+	case err != nil:
+		return nil, err
+	case found && have.Type == snapshot.Dir && e.deny[fileID{st.Dev, have.Inode}]:
+		return nil, ErrForbidden
+	case found && have.Type == snapshot.Dir:
+		return &have, nil
+	case found && !e.replaces(&have, d.node):
+		return nil, errExists
+	case e.o.DryRun:
+		d.fresh = true
+		return nil, nil
 	}
-	if err := e.pool.take(up); err != nil {
+	if err := e.pool.Take(up); err != nil {
 		return nil, err
 	}
-	defer e.pool.give(up)
-	err := up.h.MkDir(d.name, 0o700)
+	defer e.pool.Give(up)
+	if found {
+		if err := up.h.Remove(d.name); err != nil {
+			return nil, err
+		}
+	}
+	err = up.h.MkDir(d.name, 0o700)
 	if err == nil {
 		d.fresh = true
 		return nil, nil
@@ -306,11 +342,10 @@ func (p *planner) openOrMake(d *dir) (*snapshot.Node, error) {
 	if !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	// Somebody made it just now, or the file system takes two names of the snapshot for one.
-	if _, serr := up.h.Lstat(d.name, &have); serr == nil && have.Type == snapshot.Dir {
-		return &have, nil
+	if _, serr := up.h.Lstat(d.name, &have); serr == nil && have.Type == snapshot.Symlink {
+		return nil, fmt.Errorf("%w: %w", ErrUnsafe, err)
 	}
-	return nil, fmt.Errorf("%w: %w", ErrUnsafe, err)
+	return nil, errCollide
 }
 
 // unlock lets this run work in an existing directory that its owner may not write to. d is open.
@@ -350,45 +385,87 @@ func older(a, b snapshot.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && 
 // item plans an entry that is not a directory.
 func (p *planner) item(d *dir, n *snapshot.Node, seq uint64) error {
 	e := p.e
-	how := whole
-	if !d.fresh {
-		var have snapshot.Node
-		found, err := e.pool.exists(d, n.Name, &have)
-		switch {
-		case err != nil:
-			e.local(join(d.path, n.Name), seq, true, err)
-			return nil
-		case !found:
-		case !e.replaces(&have, n):
-			e.kept(seq)
-			return nil
-		case e.o.Overwrite == IfChanged && n.Type == snapshot.File && have.Type == n.Type && have.Size == n.Size && have.MTime == n.MTime:
-			how = metadata
-		}
+	it := &item{dir: d, node: n, seq: seq}
+	var have snapshot.Node
+	_, found, err := p.find(d, n.Name, &have)
+	file := found && n.Type == snapshot.File && have.Type == n.Type
+	same := file && have.Size == n.Size && have.MTime == n.MTime
+	switch {
+	case err != nil:
+		e.local(join(d.path, n.Name), seq, n, err)
+		return nil
+	case !found:
+		it.absent = true
+	case !e.replaces(&have, n):
+		e.kept(seq)
+		return nil
+	case e.o.Overwrite == IfChanged && same:
+		it.how = metadata
 	}
-	var g *group
-	if n.Links > 1 && how != metadata {
+	d.todo.Add(1)
+	if n.Links > 1 && it.how != metadata {
 		key := groupKey{n.Device, n.Inode, n.Type}
-		if g = p.groups[key]; g != nil {
+		if g := p.groups[key]; g != nil {
 			if g.names--; g.names == 0 {
 				delete(p.groups, key)
 			}
-			d.todo.Add(1)
-			p.links = append(p.links, link{d, n, seq, g})
+			p.links = append(p.links, link{d, n, seq, g, it.absent})
 			if len(p.links)%e.o.items == 0 {
 				return p.settleNow()
 			}
 			return nil
 		}
-		g = &group{dir: d, name: strings.Clone(n.Name), names: n.Links - 1, seq: seq}
+		g := &group{dir: d, name: strings.Clone(n.Name), names: n.Links - 1, seq: seq}
+		it.group = g
 		p.groups[key] = g
 		if n.Flags != 0 {
 			g.node = n.Clone()
 			p.locked = append(p.locked, g)
 		}
 	}
-	d.todo.Add(1)
-	return p.add(&item{dir: d, node: n, seq: seq, group: g, how: how})
+	if file && it.how != metadata {
+		p.reuse(it, &have, same)
+	}
+	return p.add(it)
+}
+
+// reuse decides whether the existing file is changed in place, or compared. Where that is not possible it is replaced.
+func (p *planner) reuse(it *item, have *snapshot.Node, same bool) {
+	uid, _ := p.e.owner(it.node)
+	// In place, whoever owns the file has it: nobody but its future owner or this user may.
+	mine := p.e.o.Apply.NoOwner || runtime.GOOS == "windows" || have.UID == uid || have.UID == uint32(os.Geteuid())
+	it.check = !p.e.o.InPlace && same && p.e.o.Overwrite == Always
+	if !it.check && (!p.e.o.InPlace || !mine) {
+		return
+	}
+	it.base, it.place, it.temp = true, true, it.node.Name
+	if err := p.e.pool.Take(it); err != nil {
+		it.base, it.place, it.check = false, false, false
+		return
+	}
+	p.e.pool.Give(it)
+}
+
+// adopt looks for a leftover of the file.
+func (p *planner) adopt(it *item) {
+	l := it.dir.had
+	if l == nil || len(l.left) == 0 {
+		return
+	}
+	end := digestOf(it.node.Name)
+	for i, name := range l.left {
+		if !strings.HasSuffix(name, end) {
+			continue
+		}
+		it.base, it.temp = true, name
+		if p.e.pool.Take(it) == nil {
+			p.e.pool.Give(it)
+			l.left = slices.Delete(l.left, i, i+1)
+			p.e.n.left.Add(1)
+			return
+		}
+	}
+	it.base = false
 }
 
 func join(dir, name string) string {
@@ -399,27 +476,34 @@ func join(dir, name string) string {
 }
 
 // add puts an item into the window. Its directory counts it already.
-func (p *planner) add(n *item) error {
-	if len(p.win.slab) == p.e.o.items {
+func (p *planner) add(it *item) error {
+	if len(p.win.items)+p.win.files == p.e.o.items {
 		if err := p.flush(); err != nil {
 			return err
 		}
 	}
-	w := p.win
-	w.slab = w.slab[:len(w.slab)+1]
-	it := &w.slab[len(w.slab)-1]
-	it.dir, it.node, it.seq, it.group, it.how = n.dir, n.node, n.seq, n.group, n.how
-	x := it.node.Extents
+	w, x := p.win, it.node.Extents
+	empty := len(x) == 0 && len(it.node.ExtentBlobs) == 0
 	switch {
-	case it.how == metadata || it.node.Type != snapshot.File || len(x) == 0 && len(it.node.ExtentBlobs) == 0:
+	case it.how == metadata || it.node.Type != snapshot.File || empty && !it.base:
 		w.items = append(w.items, it)
 		return nil
-	case len(x) == 1 && x[0].Kind == snapshot.Data && len(it.node.ExtentBlobs) == 0:
+	case len(x) == 1 && x[0].Kind == snapshot.Data && len(it.node.ExtentBlobs) == 0 && !it.base && (!p.e.o.Sparse || it.node.Size < sparseBlock):
+		w.files++
 		it.todo.Store(1)
 		return p.want(it, x[0], 0)
 	}
+	w.files++
 	it.how = pieces
-	it.temp = p.e.tempName()
+	if !it.base && !p.e.o.DryRun {
+		p.adopt(it)
+	}
+	if !it.base {
+		it.temp = p.e.tempName() + digestOf(it.node.Name)
+	}
+	if !it.place && !p.e.o.DryRun {
+		p.e.partial.Store(it, nil)
+	}
 	return p.content(it)
 }
 
@@ -440,19 +524,10 @@ func (p *planner) content(it *item) error {
 			if err := p.want(it, x, int64(at)); err != nil {
 				return err
 			}
+		} else {
+			it.gaps = it.gaps || it.base || x.Kind == snapshot.Zeros && !p.e.o.Sparse
 		}
 		at += x.Length
-	}
-	return p.dropped(it)
-}
-
-// dropped is worker.drop for the planner: in a dry run nothing is finished.
-func (p *planner) dropped(it *item) error {
-	if p.e.o.DryRun {
-		if it.todo.Add(-1) == 0 {
-			p.counted(it)
-		}
-		return nil
 	}
 	return p.w.drop(p.ctx, it)
 }
@@ -471,7 +546,7 @@ func (p *planner) want(it *item, x snapshot.Extent, at int64) error {
 			return err
 		}
 		p.e.note(it, &failure{lost: true, ranges: []Range{{at, int64(x.Length)}}, err: err})
-		return p.dropped(it)
+		return p.w.drop(p.ctx, it)
 	}
 	return p.place(r, place)
 }
@@ -494,13 +569,9 @@ func (p *planner) flush() error {
 	if len(w.refs)+len(w.items) == 0 {
 		return p.settle()
 	}
-	p.win = newWindow(e.o)
+	p.win = newWindow()
 	jobs := w.jobs()
 	e.n.packs.Add(uint64(len(w.packs)))
-	if e.o.DryRun {
-		p.count(w, jobs)
-		return p.settle()
-	}
 	w.left.Store(int32(len(jobs)))
 	select {
 	case e.windows <- struct{}{}:
@@ -525,12 +596,20 @@ func (w *window) jobs() []job {
 		}
 		return cmp.Compare(a.offset, b.offset)
 	})
-	var jobs []job
-	for i := 0; i < len(w.refs); {
+	jobs := w.cut(nil, 0, len(w.refs))
+	for i := 0; i < len(w.items); i += itemsPer {
+		jobs = append(jobs, job{w: w, from: int32(i), to: int32(min(i+itemsPer, len(w.items)))})
+	}
+	return jobs
+}
+
+// cut makes ranges of sorted references.
+func (w *window) cut(jobs []job, i, to int) []job {
+	for i < to {
 		first := &w.refs[i]
 		from, end := int64(first.offset), int64(first.offset)+int64(first.length)
 		j := i + 1
-		for ; j < len(w.refs); j++ {
+		for ; j < to; j++ {
 			r := &w.refs[j]
 			rend := max(end, int64(r.offset)+int64(r.length))
 			same := r.offset == w.refs[j-1].offset // the blob is open anyway
@@ -542,46 +621,7 @@ func (w *window) jobs() []job {
 		jobs = append(jobs, job{w, int32(i), int32(j), from, end - from})
 		i = j
 	}
-	for i := 0; i < len(w.items); i += itemsPer {
-		jobs = append(jobs, job{w: w, from: int32(i), to: int32(min(i+itemsPer, len(w.items)))})
-	}
 	return jobs
-}
-
-// count is what a dry run does with a window.
-func (p *planner) count(w *window, jobs []job) {
-	for _, j := range jobs {
-		p.e.n.fetched.Add(uint64(j.n))
-	}
-	for i := range w.refs {
-		r := &w.refs[i]
-		if i == 0 || r.pack != w.refs[i-1].pack || r.offset != w.refs[i-1].offset {
-			p.e.n.blobs.Add(1)
-		}
-		if r.to.todo.Add(-1) == 0 {
-			p.counted(r.to)
-		}
-	}
-	for _, it := range w.items {
-		p.counted(it)
-	}
-}
-
-// counted ends an item of a dry run.
-func (p *planner) counted(it *item) {
-	e := p.e
-	switch f := e.failure(it); {
-	case f != nil:
-		e.lost(Lost{Path: it.path(), Ranges: f.ranges, Err: f.err}, it.seq)
-	case it.how == metadata:
-		e.n.kept.Add(1)
-	default:
-		e.restored(it, it.node, 0)
-	}
-	if it.group != nil {
-		it.group.end(e.failure(it))
-	}
-	_ = p.w.left(p.ctx, it.dir) // touches nothing in a dry run
 }
 
 // drain waits until the workers have nothing to do.
@@ -638,7 +678,10 @@ func (p *planner) settleAll() error {
 			}
 			continue
 		}
-		if len(p.links) == 0 && len(p.win.refs)+len(p.win.items) == 0 {
+		p.e.mu.Lock()
+		more := len(p.e.redo)
+		p.e.mu.Unlock()
+		if more+len(p.links)+len(p.win.refs)+len(p.win.items) == 0 {
 			return nil
 		}
 	}
@@ -664,8 +707,23 @@ func (p *planner) second(refs []ref) error {
 	return nil
 }
 
-// settle makes the links whose first name is complete. One that the file system refuses becomes a file of its own.
+// settle plans the files again that were compared and differ, and makes the links whose first name is complete. A link that the file system
+// refuses becomes a file of its own.
 func (p *planner) settle() error {
+	for {
+		p.e.mu.Lock()
+		redo := p.e.redo
+		p.e.redo = nil
+		p.e.mu.Unlock()
+		if len(redo) == 0 {
+			break
+		}
+		for _, it := range redo {
+			if err := p.add(it); err != nil {
+				return err
+			}
+		}
+	}
 	waiting := p.links
 	p.links = nil
 	for _, l := range waiting {
@@ -678,14 +736,14 @@ func (p *planner) settle() error {
 				err = p.link(l)
 			}
 			if errors.Is(err, errRefused) && !isUnsafe(err) {
-				e.local(path, l.seq, false, fmt.Errorf("a file of its own instead of a link to %q: %w", join(l.group.dir.path, l.group.name), err))
-				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, how: whole}); err != nil {
+				e.local(path, l.seq, nil, fmt.Errorf("a file of its own instead of a link to %q: %w", join(l.group.dir.path, l.group.name), err))
+				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, absent: l.absent}); err != nil {
 					return err
 				}
 				continue
 			}
 			if err != nil {
-				e.local(path, l.seq, true, err)
+				e.local(path, l.seq, l.node, err)
 			} else {
 				e.n.links.Add(1)
 				e.o.Progress.Done(1, 0)
@@ -695,7 +753,7 @@ func (p *planner) settle() error {
 				e.lost(Lost{Path: path, Ranges: f.ranges, Err: f.err}, l.seq)
 			} else {
 				// The reason may be the first name's own: this one gets a try.
-				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, how: whole}); err != nil {
+				if err := p.add(&item{dir: l.dir, node: l.node, seq: l.seq, absent: l.absent}); err != nil {
 					return err
 				}
 				continue
@@ -716,36 +774,39 @@ var errRefused = errors.New("no hard link")
 
 // link makes one link.
 func (p *planner) link(l link) error {
-	pool, from := &p.e.pool, l.group.dir
-	if err := pool.take(from); err != nil {
+	pool, from := p.e.pool, l.group.dir
+	if err := pool.Take(from); err != nil {
 		return err
 	}
-	defer pool.give(from)
-	if err := pool.take(l.dir); err != nil {
+	defer pool.Give(from)
+	if err := pool.Take(l.dir); err != nil {
 		return err
 	}
-	defer pool.give(l.dir)
-	if l.dir.fresh {
+	defer pool.Give(l.dir)
+	if l.absent {
 		err := l.dir.h.Link(from.h, l.group.name, l.node.Name)
-		if err == nil {
-			return nil
+		if errors.Is(err, fs.ErrExist) {
+			return errCollide
 		}
-		if !errors.Is(err, fs.ErrExist) {
+		if err != nil {
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
+		return nil
 	}
-	temp := p.e.tempName()
-	if err := l.dir.h.Link(from.h, l.group.name, temp); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
-	}
-	if err := p.e.publish(l.dir, temp, l.node.Name); err != nil {
-		return err
-	}
-	// Renaming one name of a file to another of its names does nothing.
-	if err := l.dir.h.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return persist(func() error {
+		temp := p.e.tempName()
+		if err := l.dir.h.Link(from.h, l.group.name, temp); err != nil {
+			return fmt.Errorf("%w: %w", errRefused, err)
+		}
+		if err := p.e.publish(l.dir, temp, l.node.Name, false); err != nil {
+			return err
+		}
+		// Renaming one name of a file to another of its names does nothing.
+		if err := l.dir.h.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
 }
 
 // lock sets the flags that forbid links, on files that have all their names.
@@ -754,13 +815,13 @@ func (p *planner) lock() {
 		if p.e.o.DryRun || g.state.Load() != groupDone {
 			continue
 		}
-		err := p.e.pool.take(g.dir)
+		err := p.e.pool.Take(g.dir)
 		if err == nil {
 			err = g.dir.h.ApplyLockingFlags(g.name, g.node)
-			p.e.pool.give(g.dir)
+			p.e.pool.Give(g.dir)
 		}
 		if err != nil {
-			p.e.local(join(g.dir.path, g.name), g.seq, false, err)
+			p.e.local(join(g.dir.path, g.name), g.seq, nil, err)
 		}
 	}
 }

@@ -10,8 +10,13 @@
 // Nothing is written through a path. Everything goes through handles of directories below the destination, and no symbolic link
 // is followed there, whoever puts one. A file has a temporary name (".packhold-partial-…") until its bytes and metadata are
 // complete, so that a kill never leaves half a file under a final name. A directory is 0700 until everything in it is done.
+// With Options.InPlace existing files are changed under their own names instead, block by block.
 //
-// Holes and runs of zeros are left as holes: the bytes are the same, the blocks of zero runs are not allocated.
+// What is there already is not fetched again. A file that exists with the snapshot's size and modification time is read and compared with the
+// hashes of its blobs; so are the blocks of a file changed in place, and those of a temporary file that a run left which was killed.
+// Every run holds a lock on the temporary files it writes to: those that nobody holds are leftovers, taken over or removed.
+//
+// Holes stay holes. Runs of zeros that were stored get their room reserved, unless Options.Sparse makes them holes too.
 package restore
 
 import (
@@ -23,15 +28,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
-	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/compare"
 	"packhold/repo/localfs"
 	"packhold/repo/snapshot"
 )
@@ -45,6 +49,8 @@ var (
 	ErrFull = errors.New("no space left in the destination")
 	// ErrNoSource says that the snapshot does not hold the source it names: it could not be read during the backup.
 	ErrNoSource = errors.New("the snapshot does not hold its source")
+	// ErrNoPath says that the snapshot has no entry Options.Path.
+	ErrNoPath = errors.New("the snapshot does not hold")
 )
 
 // Overwrite says what happens to an existing file, link or special file. Directories are merged. A directory that is not
@@ -53,7 +59,7 @@ type Overwrite int
 
 // The ways to overwrite. Files are replaced in one step, when the new one is complete.
 const (
-	Always    Overwrite = iota // replace everything
+	Always    Overwrite = iota // replace everything that differs: files of the same size and modification time are read and compared
 	IfChanged                  // keep the bytes of files of the same size and modification time, set their metadata
 	IfNewer                    // replace only what is older than the snapshot's
 	Never                      // keep what exists, metadata too
@@ -64,7 +70,8 @@ type Match func(path string, dir bool) bool
 
 // Progress is told what goes on. Its methods are called concurrently and must not block.
 type Progress interface {
-	Done(entries, bytes int64)        // entries finished, bytes written
+	Done(entries, bytes int64)        // entries finished, bytes written or found to be right
+	Deleted(path string)              // an entry was removed that the snapshot does not have
 	Failed(path string, reason error) // an entry is incomplete, missing or refused
 	Verified(entries, bytes int64)    // entries compared, bytes read again
 	Mended(path string, reason error) // damage that another copy or parity made good
@@ -72,6 +79,8 @@ type Progress interface {
 
 // Options say what to restore and how. The zero value restores everything and replaces what exists.
 type Options struct {
+	// Path is the entry of the snapshot to restore, absolute. The destination becomes it. "": what was backed up.
+	Path string
 	// Include picks entries; what is below one is picked with it. Nil: everything. Directories that lead to a
 	// picked entry are made, with their metadata.
 	Include Match
@@ -83,6 +92,19 @@ type Options struct {
 	// where the snapshot has one source; a single file gets its name there.
 	FullPath  bool
 	Overwrite Overwrite
+	// InPlace changes existing files under their own names, and only the blocks that differ. Whoever reads such a file meanwhile sees a
+	// mixture, and so does everybody after a crash, until a restore completes it; its modification time is not the snapshot's then, and only
+	// its owner may read it. Files with several names and files of other owners are replaced all the same.
+	InPlace bool
+	// Sparse makes runs of zeros holes, in blocks of 4 KiB, also where there were none when the file was backed up.
+	Sparse bool
+	// Delete removes what restored directories hold and the snapshot does not: what Include and Exclude would restore, in and below
+	// what was backed up. Mounts and Forbidden directories stay, and directories whose list in the snapshot is damaged are left alone.
+	Delete bool
+	// Keep tells what Delete leaves alone, with all that is below it, beside what Exclude tells. Nil: nothing.
+	Keep Match
+	// Owner decides the owner of an entry, in the place of Apply's rules. Nil: those. It is called concurrently.
+	Owner func(n *snapshot.Node) (uid, gid uint32)
 	// Apply says how metadata is applied. Without Owners the owners are set by number.
 	Apply localfs.ApplyOptions
 	// Verify reads everything that was restored again and compares bytes and metadata.
@@ -118,12 +140,7 @@ type Lost struct {
 }
 
 // Mismatch is a difference that Verify found.
-type Mismatch struct {
-	Path      string
-	What      string // "content", "size", "mode", "owner", "modification time", "target", `xattr "user.comment"`, …
-	Off, N    int64  // of content
-	Want, Got string // of content: SHA-256 of the range, in hex
-}
+type Mismatch = compare.Mismatch
 
 // maxListed bounds each list of a Result.
 const maxListed = 10_000
@@ -132,12 +149,19 @@ const maxListed = 10_000
 type Result struct {
 	Files, Dirs, Symlinks, Links, Specials uint64 // restored; Links are further names of files
 	Bytes                                  uint64 // size of the restored files, holes too
-	Kept                                   uint64 // existing entries that stayed
+	Written                                uint64 // bytes written to files
+	Reused                                 uint64 // bytes of files that were there already, and not fetched
+	Kept                                   uint64 // existing entries that stayed, with new metadata or all of it
+	Deleted                                uint64 // entries removed by Options.Delete
+	Leftovers                              uint64 // temporary files of killed runs, taken over or removed
 	Privileged                             uint64 // restored set-id files, devices, and files with capabilities
 	Blobs                                  uint64 // opened
 	Packs                                  uint64 // visited, counted again by every window
 	Fetched                                uint64 // bytes read from packs
 	Mended                                 uint64 // blobs that only another copy or parity yielded
+
+	Missing      uint64 // entries that found no space
+	MissingBytes uint64 // their size
 
 	Problems     []Problem // not restored completely, by the destination's fault
 	ProblemCount uint64
@@ -156,29 +180,33 @@ type engine struct {
 	repo *repo.Repo
 	snap *repo.Snapshot
 	tree tree
-	pool handles
+	pool *localfs.Pool
+	deny map[fileID]bool // the Forbidden directories
 
 	made bool // the destination is this run's, or a dry run's that does not exist
 
 	jobs    chan job
 	windows chan struct{} // a slot for each window that workers may hold
 
-	temp  string // beginning of temporary names
-	temps atomic.Uint64
-	full  atomic.Bool // the destination has no space left: only list what is missing
+	temp    string // beginning of temporary names
+	temps   atomic.Uint64
+	partial sync.Map    // the items that may have a temporary file
+	naming  sync.Mutex  // see renameNew
+	full    atomic.Bool // the destination has no space left: only list what is missing
 
 	n counters
 
 	mu      sync.Mutex // guards what follows
 	res     Result
-	retry   []ref // blobs whose pack was gone: looked for again when the index was read again
-	missing marks // entries, by number, that are not as in the snapshot, and known not to be
-	partial marks // entries whose metadata is known not to be
+	retry   []ref   // blobs whose pack was gone: looked for again when the index was read again
+	redo    []*item // files that were compared, and differ
+	missing marks   // entries, by number, that are not as in the snapshot, and known not to be
+	partly  marks   // entries whose metadata is known not to be
 }
 
 type counters struct {
-	files, dirs, symlinks, links, specials, bytes, kept, privileged atomic.Uint64
-	blobs, packs, fetched, mended, verified                         atomic.Uint64
+	files, dirs, symlinks, links, specials, bytes, kept, privileged         atomic.Uint64
+	blobs, packs, fetched, written, reused, mended, verified, deleted, left atomic.Uint64
 }
 
 // Run restores snap from r into dst, which is made if missing. The index is read unless it was. The Result is valid beside an error too, unless it
@@ -207,6 +235,7 @@ func Run(ctx context.Context, r *repo.Repo, snap *repo.Snapshot, dst string, o O
 type silent struct{}
 
 func (silent) Done(int64, int64)     {}
+func (silent) Deleted(string)        {}
 func (silent) Failed(string, error)  {}
 func (silent) Verified(int64, int64) {}
 func (silent) Mended(string, error)  {}
@@ -225,7 +254,14 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	if err := e.tree.open(ctx, e, pages); err != nil {
 		return nil, err
 	}
-	if err := allowed(dst, e.o.Forbidden); err != nil {
+	in, err := localfs.Within(dst, e.o.Forbidden)
+	if err == nil && in != "" {
+		err = fmt.Errorf("%w: %q", ErrForbidden, in)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := e.forbid(); err != nil {
 		return nil, err
 	}
 	root, err := e.openDestination(dst)
@@ -233,21 +269,22 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 		return nil, err
 	}
 	e.temp = tempPrefix()
-	e.pool.init(root)
+	e.pool = localfs.NewPool(maxHandles)
 	defer func() {
-		e.pool.closeAll()
+		e.pool.Close()
 		if root != nil {
 			root.Close()
 		}
 	}()
-	err = e.restore(ctx, first, pages)
+	err = e.restore(ctx, first, pages, root)
 	pages.again = nil
-	e.pool.removePartial()
+	e.removePartial()
 	if err == nil && e.full.Load() {
 		err = ErrFull
 	}
 	if err == nil && e.o.Verify && !e.o.DryRun {
-		err = e.verify(ctx, pages)
+		e.pool.Close()
+		err = e.verify(ctx, pages, root)
 	}
 	return e.result(), err
 }
@@ -277,16 +314,14 @@ func (e *engine) openDestination(dst string) (*os.Root, error) {
 }
 
 // restore runs planner and workers.
-func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader) error {
+func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader, root *os.Root) error {
 	workers := []*worker{}
-	if !e.o.DryRun {
-		for range e.o.Workers {
-			w, err := e.newWorker()
-			if err != nil {
-				return err
-			}
-			workers = append(workers, w)
+	for range e.o.Workers {
+		w, err := e.newWorker()
+		if err != nil {
+			return err
 		}
+		workers = append(workers, w)
 	}
 	e.jobs = make(chan job, 1024)
 	e.windows = make(chan struct{}, 2)
@@ -297,7 +332,7 @@ func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader) 
 	g.Go(func() error {
 		defer close(e.jobs)
 		p := newPlanner(gctx, e, first, pages)
-		return p.run()
+		return p.run(root)
 	})
 	return g.Wait()
 }
@@ -308,6 +343,7 @@ func (e *engine) result() *Result {
 	r, n := &e.res, &e.n
 	r.Files, r.Dirs, r.Symlinks, r.Links, r.Specials = n.files.Load(), n.dirs.Load(), n.symlinks.Load(), n.links.Load(), n.specials.Load()
 	r.Bytes, r.Kept, r.Privileged = n.bytes.Load(), n.kept.Load(), n.privileged.Load()
+	r.Written, r.Reused, r.Deleted, r.Leftovers = n.written.Load(), n.reused.Load(), n.deleted.Load(), n.left.Load()
 	r.Blobs, r.Packs, r.Fetched, r.Mended, r.Verified = n.blobs.Load(), n.packs.Load(), n.fetched.Load(), n.mended.Load(), n.verified.Load()
 	return r
 }
@@ -328,9 +364,13 @@ func isUnsafe(err error) bool {
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, ErrUnsafe)
 }
 
-// local files a failure of the destination about an entry that is missing now (whole) or lacks metadata.
-func (e *engine) local(path string, seq uint64, whole bool, err error) {
+// noNode stands for an entry whose node cannot be read.
+var noNode = new(snapshot.Node)
+
+// local files a failure of the destination about an entry: n is missing now, or, if it is nil, lacks metadata.
+func (e *engine) local(path string, seq uint64, n *snapshot.Node, err error) {
 	switch {
+	case errors.Is(err, ErrFull):
 	case isFull(err):
 		e.full.Store(true)
 		err = fmt.Errorf("%w: %w", ErrFull, err)
@@ -340,10 +380,14 @@ func (e *engine) local(path string, seq uint64, whole bool, err error) {
 	e.o.Progress.Failed(path, err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if whole {
+	if n != nil {
 		e.missing.set(seq)
 	} else {
-		e.partial.set(seq)
+		e.partly.set(seq)
+	}
+	if n != nil && errors.Is(err, ErrFull) {
+		e.res.Missing++
+		e.res.MissingBytes += n.Size
 	}
 	if errors.Is(err, ErrUnsafe) {
 		if e.res.UnsafeCount++; len(e.res.Unsafe) < maxListed {
@@ -369,6 +413,11 @@ func (e *engine) lost(l Lost, seq uint64) {
 
 func (e *engine) kept(seq uint64) {
 	e.n.kept.Add(1)
+	e.mark(seq)
+}
+
+// mark notes that an entry is not as in the snapshot.
+func (e *engine) mark(seq uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.missing.set(seq)
@@ -386,171 +435,26 @@ func (m *marks) set(i uint64) {
 
 func (m marks) has(i uint64) bool { return i/64 < uint64(len(m)) && m[i/64]&(1<<(i%64)) != 0 }
 
-// allowed refuses a destination that is, or is below, a forbidden directory: by identity, so that other names of it count.
-func allowed(dst string, forbidden []string) error {
-	abs, err := filepath.Abs(dst)
-	if err != nil {
-		return err
-	}
-	for { // what exists of it
-		real, err := filepath.EvalSymlinks(abs)
-		if err == nil {
-			abs = real
-			break
+// forbid notes what the Forbidden directories are, so that they are known inside the destination too.
+func (e *engine) forbid() error {
+	e.deny = make(map[fileID]bool)
+	for _, f := range e.o.Forbidden {
+		d, err := localfs.OpenDir(f)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // what cannot be listed cannot be emptied
+			continue
 		}
-		up := filepath.Dir(abs)
-		if !errors.Is(err, fs.ErrNotExist) || up == abs {
-			return err
-		}
-		if _, lerr := os.Lstat(abs); lerr == nil { // a dangling link: mkdir would not follow it
-			return err
-		}
-		abs = up
-	}
-	var deny []fs.FileInfo
-	for _, f := range forbidden {
-		info, err := os.Stat(f)
-		if err == nil {
-			deny = append(deny, info)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	for {
-		info, err := os.Stat(abs)
 		if err != nil {
 			return err
 		}
-		for i := range deny {
-			if os.SameFile(info, deny[i]) {
-				return fmt.Errorf("%w: %q", ErrForbidden, abs)
-			}
-		}
-		up := filepath.Dir(abs)
-		if up == abs {
-			return nil
-		}
-		abs = up
-	}
-}
-
-// tree is what of a snapshot is restored, and how its paths become places below the destination.
-type tree struct {
-	root   crypt.ID       // page of the directory that becomes the destination
-	self   *snapshot.Node // metadata of the destination; nil: none
-	prefix string         // path in the snapshot of what becomes the destination, "" for "/"
-	single *snapshot.Node // the source is this one entry
-	picked bool           // the destination itself is picked
-}
-
-// open finds the source.
-func (t *tree) open(ctx context.Context, e *engine, pages *pageReader) error {
-	body := e.snap.Body
-	if body == nil {
-		var err error
-		if body, err = e.repo.OpenBody(e.snap); err != nil {
+		var n snapshot.Node
+		st, err := d.Stat("", &n)
+		d.Close()
+		if err != nil {
 			return err
 		}
-	}
-	t.root = e.snap.Root
-	t.picked = e.picks("/", true)
-	if e.o.FullPath || len(body.Sources) != 1 {
-		return nil
-	}
-	names := sourceNames(body.Sources[0])
-	if len(names) == 0 {
-		return nil
-	}
-	n, err := snapshot.Lookup(ctx, pages, t.root, names)
-	if errors.Is(err, snapshot.ErrNotFound) {
-		return fmt.Errorf("%w %q", ErrNoSource, body.Sources[0])
-	}
-	if err != nil {
-		return err
-	}
-	n = n.Clone()
-	up := names
-	if n.Type != snapshot.Dir {
-		t.single = n
-		up = names[:len(names)-1]
-	} else {
-		t.self, t.root = n, n.Subtree
-	}
-	for i := range up {
-		t.prefix += "/" + up[i]
-		t.picked = t.picked || e.picks(t.prefix, true)
+		if n.Inode != 0 { // systems without inodes
+			e.deny[fileID{st.Dev, n.Inode}] = true
+		}
 	}
 	return nil
-}
-
-// sourceNames splits a source's path into the names of the tree, as backup made them: a volume "C:" is "C".
-func sourceNames(source string) []string {
-	if len(source) >= 2 && source[1] == ':' || strings.HasPrefix(source, `\\`) {
-		source = strings.ReplaceAll(source, `\`, "/")
-		if source[1] == ':' {
-			source = source[:1] + source[2:]
-		}
-	}
-	return strings.FieldsFunc(source, func(r rune) bool { return r == '/' })
-}
-
-func (e *engine) picks(path string, dir bool) bool {
-	return e.o.Include == nil || e.o.Include(path, dir)
-}
-
-// picked is an entry of the walk.
-type picked struct {
-	snapshot.Entry
-	path string // in the snapshot, absolute
-	seq  uint64 // number in the walk: the same in every walk of the run
-	in   bool   // it, or a directory above, is picked; otherwise it is a directory that may lead to something
-}
-
-// each walks the tree and calls f with what is not left out, in the order of the walk. Entries of depth n lie in the last one of depth n-1.
-// Errors of the walk go to bad, which stops the walk if it returns one.
-func (e *engine) each(ctx context.Context, pages *pageReader, f func(picked) error, bad func(path string, seq uint64, err error) error) error {
-	if n := e.tree.single; n != nil {
-		path := e.tree.prefix + "/" + n.Name
-		if e.o.Exclude != nil && e.o.Exclude(path, false) || !e.tree.picked && !e.picks(path, false) {
-			return nil
-		}
-		return f(picked{snapshot.Entry{Path: n.Name, Node: n, Depth: 1}, path, 1, true})
-	}
-	in := []bool{e.tree.picked}
-	seq := uint64(0)
-	for ent, err := range snapshot.Walk(ctx, pages, e.tree.root, snapshot.WalkOptions{}) {
-		seq++
-		path := e.tree.prefix + "/" + ent.Path
-		if err != nil {
-			if ctx.Err() != nil || !isDamage(err) {
-				return err
-			}
-			if err := bad(path, seq, err); err != nil {
-				return err
-			}
-			continue
-		}
-		dir := ent.Node.Type == snapshot.Dir
-		if e.o.Exclude != nil && e.o.Exclude(path, dir) {
-			if dir {
-				ent.SkipDir()
-			}
-			continue
-		}
-		in = in[:ent.Depth]
-		now := in[ent.Depth-1] || e.picks(path, dir)
-		if !now && (!dir || e.o.Descend != nil && !e.o.Descend(path)) {
-			if dir {
-				ent.SkipDir()
-			}
-			continue
-		}
-		if dir {
-			in = append(in, now)
-		}
-		if err := f(picked{ent, path, seq, now}); err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
 }

@@ -689,6 +689,7 @@ type watch struct {
 }
 
 func (w *watch) Done(entries, n int64) { w.done(w.entries.Add(entries), w.bytes.Add(n)) }
+func (*watch) Deleted(string)          {}
 func (*watch) Failed(string, error)    {}
 func (*watch) Verified(int64, int64)   {}
 func (*watch) Mended(string, error)    {}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 
 	"packhold/backends"
 	"packhold/crypt"
@@ -38,11 +40,12 @@ type job struct {
 	off, n   int64 // range of the pack
 }
 
-// worker does jobs. Its two readers hold one blob each: the one being written, and one of attributes.
+// worker does jobs. Its two readers hold one blob each: the one being written, and one of attributes or extents.
 type worker struct {
 	e      *engine
 	reader *repo.Reader
 	meta   *repo.Reader
+	buf    []byte // of existing bytes
 }
 
 func (e *engine) newWorker() (*worker, error) {
@@ -54,7 +57,7 @@ func (e *engine) newWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &worker{e, d, m}, nil
+	return &worker{e: e, reader: d, meta: m}, nil
 }
 
 func (w *worker) run(ctx context.Context) error {
@@ -78,13 +81,78 @@ func (w *worker) run(ctx context.Context) error {
 
 func (w *worker) do(ctx context.Context, j job) error {
 	if j.n > 0 {
-		return w.fetch(ctx, j)
+		return w.part(ctx, j)
 	}
 	for _, it := range j.w.items[j.from:j.to] {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if err := w.simple(ctx, it); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part deals with a range of a pack, but for the places that have their bytes.
+func (w *worker) part(ctx context.Context, j job) error {
+	refs := j.w.refs[j.from:j.to]
+	if !slices.ContainsFunc(refs, func(r ref) bool { return r.to.base }) {
+		return w.want(ctx, j)
+	}
+	left := 0
+	for i := range refs {
+		if it := refs[i].to; !it.base || !w.has(&refs[i]) {
+			refs[left] = refs[i]
+			left++
+		} else if err := w.drop(ctx, it); err != nil {
+			return err
+		}
+	}
+	for _, rest := range j.w.cut(nil, int(j.from), int(j.from)+left) {
+		if err := w.want(ctx, rest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has reports whether nothing is to be done for a place in an existing file: it has its bytes, or the file is only compared.
+func (w *worker) has(r *ref) bool {
+	it, p := r.to, w.e.pool
+	if it.check && it.differ.Load() {
+		return true
+	}
+	if p.Take(it) != nil {
+		it.differ.Store(true)
+		return it.check // otherwise writing says why
+	}
+	defer p.Give(it)
+	w.buf = slices.Grow(w.buf[:0], int(r.raw))[:r.raw]
+	if n, err := it.f.ReadAt(w.buf, r.at); err == nil && n == len(w.buf) && sameBytes(w.buf, r.id) {
+		if !it.check { // there it counts when all of it is right
+			w.e.n.reused.Add(uint64(n))
+			w.e.o.Progress.Done(0, int64(n))
+		}
+		return true
+	}
+	it.differ.Store(true)
+	return it.check
+}
+
+// want fetches what a range is wanted for. A dry run counts it.
+func (w *worker) want(ctx context.Context, j job) error {
+	e, refs := w.e, j.w.refs[j.from:j.to]
+	if !e.o.DryRun {
+		return w.fetch(ctx, j)
+	}
+	e.n.fetched.Add(uint64(j.n))
+	for i := range refs {
+		if i == 0 || refs[i].offset != refs[i-1].offset {
+			e.n.blobs.Add(1)
+		}
+		e.n.written.Add(uint64(refs[i].raw))
+		if err := w.drop(ctx, refs[i].to); err != nil {
 			return err
 		}
 	}
@@ -249,12 +317,17 @@ func (w *worker) write(ctx context.Context, r *ref, plain []byte) error {
 		return w.finish(ctx, it, plain)
 	}
 	if w.e.failure(it) == nil {
-		if err := w.writeAt(it, plain, r.at); err != nil {
+		err := w.touch(it)
+		if err == nil {
+			err = w.put(it, plain, r.at)
+		}
+		if err != nil {
 			if isFull(err) { // now, not when the file is finished: it may be large
 				w.e.full.Store(true)
 			}
 			w.e.note(it, &failure{err: err})
 		} else {
+			w.e.n.written.Add(uint64(len(plain)))
 			w.e.o.Progress.Done(0, int64(len(plain)))
 		}
 	}
@@ -262,11 +335,11 @@ func (w *worker) write(ctx context.Context, r *ref, plain []byte) error {
 }
 
 func (w *worker) writeAt(it *item, plain []byte, at int64) error {
-	p := &w.e.pool
-	if err := p.take(it); err != nil {
+	p := w.e.pool
+	if err := p.Take(it); err != nil {
 		return err
 	}
-	defer p.give(it)
+	defer p.Give(it)
 	// The system lets one writer at a time into a file, and others burn a core while they wait.
 	it.writing.Lock()
 	defer it.writing.Unlock()
@@ -299,11 +372,20 @@ func (w *worker) finish(ctx context.Context, it *item, plain []byte) error {
 		if err != nil {
 			return err
 		}
-		if err == nil {
-			err = w.make(it, node, plain)
+		err = w.make(ctx, it, node, plain)
+		if err == errDiffers {
+			// The planner plans it again, as a whole; its directory and its group go on waiting.
+			n := &item{dir: it.dir, node: it.node, seq: it.seq, group: it.group}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.redo = append(e.redo, n)
+			return nil
 		}
 		if err != nil {
-			f = &failure{err: err}
+			if ctx.Err() != nil || errors.Is(err, repo.ErrStorage) {
+				return err
+			}
+			f = &failure{lost: isDamage(err), err: err}
 		}
 	}
 	if f != nil {
@@ -311,7 +393,7 @@ func (w *worker) finish(ctx context.Context, it *item, plain []byte) error {
 		if f.lost {
 			e.lost(Lost{Path: it.path(), Ranges: f.ranges, Err: f.err}, it.seq)
 		} else {
-			e.local(it.path(), it.seq, true, f.err)
+			e.local(it.path(), it.seq, it.node, f.err)
 		}
 	}
 	if g := it.group; g != nil {
@@ -322,6 +404,9 @@ func (w *worker) finish(ctx context.Context, it *item, plain []byte) error {
 
 // complete returns n with the attributes that are in a blob. Without them the entry is restored all the same; the attributes are lost.
 func (w *worker) complete(ctx context.Context, n *snapshot.Node) (*snapshot.Node, error) {
+	if w.e.o.Owner != nil {
+		n = w.e.owned(n)
+	}
 	if n.XAttrBlob.IsZero() {
 		return n, nil
 	}
@@ -339,35 +424,38 @@ func (w *worker) complete(ctx context.Context, n *snapshot.Node) (*snapshot.Node
 	return &c, nil
 }
 
-// make makes the entry, or completes it. Its error is about this entry and the destination.
-func (w *worker) make(it *item, n *snapshot.Node, plain []byte) error {
-	e, d := w.e, it.dir
-	p := &e.pool
-	if it.how == pieces {
-		if err := p.take(it); err != nil { // makes it, if it is one hole
-			return err
-		}
-		err := localfs.ApplyFile(it.f, n, e.o.Apply)
-		p.give(it)
-		if cerr := p.discard(it); cerr != nil {
-			return cerr
-		}
-		if err := p.take(d); err != nil {
-			return err
-		}
-		defer p.give(d)
-		if perr := e.publish(d, it.temp, n.Name); perr != nil {
-			return perr
-		}
-		p.finished(it)
-		e.restored(it, n, 0)
-		e.attributes(it, n, err)
+// make makes the entry, or completes it. Its error is about this entry and the destination, or errDiffers.
+func (w *worker) make(ctx context.Context, it *item, n *snapshot.Node, plain []byte) error {
+	switch {
+	case it.how == pieces:
+		return w.makePieces(ctx, it, n)
+	case w.e.o.DryRun && it.how == metadata:
+		w.e.n.kept.Add(1)
+		return nil
+	case w.e.o.DryRun:
+		w.e.n.written.Add(uint64(len(n.Inline)))
+		w.e.restored(it, n, 0)
 		return nil
 	}
-	if err := p.take(d); err != nil {
+	return persist(func() error { return w.makeWhole(it, n, plain) })
+}
+
+// persist tries again what failed because a temporary entry is gone: another restore in the same directory took it for a leftover.
+func persist(try func() error) error {
+	err := try()
+	for i := 0; i < 3 && errors.Is(err, fs.ErrNotExist); i++ {
+		err = try()
+	}
+	return err
+}
+
+func (w *worker) makeWhole(it *item, n *snapshot.Node, plain []byte) error {
+	e, d := w.e, it.dir
+	p := e.pool
+	if err := p.Take(d); err != nil {
 		return err
 	}
-	defer p.give(d)
+	defer p.Give(d)
 	if it.how == metadata {
 		e.n.kept.Add(1)
 		e.attributes(it, n, d.h.Apply(n.Name, n, e.o.Apply))
@@ -384,21 +472,22 @@ func (w *worker) make(it *item, n *snapshot.Node, plain []byte) error {
 			_ = d.h.Remove(temp) // the error says it all
 			return err
 		}
-		if err := e.publish(d, temp, n.Name); err != nil {
+		if err := e.publish(d, temp, n.Name, it.absent); err != nil {
 			return err
 		}
 	} else {
-		name, err := e.special(d, n)
+		name, err := e.special(it, n)
 		if err != nil {
 			return err
 		}
 		attrs = d.h.Apply(name, n, e.o.Apply)
 		if name != n.Name {
-			if err := e.publish(d, name, n.Name); err != nil {
+			if err := e.publish(d, name, n.Name, it.absent); err != nil {
 				return err
 			}
 		}
 	}
+	e.n.written.Add(uint64(len(plain)))
 	e.restored(it, n, len(plain))
 	e.attributes(it, n, attrs)
 	return nil
@@ -420,14 +509,14 @@ func fill(f *os.File, n *snapshot.Node, plain []byte, opt localfs.ApplyOptions) 
 }
 
 // special makes a link or special file: under its own name where nothing can have that, else under a temporary one.
-func (e *engine) special(d *dir, n *snapshot.Node) (name string, err error) {
+func (e *engine) special(it *item, n *snapshot.Node) (name string, err error) {
 	create := func(name string) error {
 		if n.Type == snapshot.Symlink {
-			return d.h.Symlink(n.Target, name)
+			return it.dir.h.Symlink(n.Target, name)
 		}
-		return d.h.Mknod(name, n)
+		return it.dir.h.Mknod(name, n)
 	}
-	if d.fresh && create(n.Name) == nil {
+	if it.dir.fresh && create(n.Name) == nil {
 		return n.Name, nil
 	}
 	name = e.tempName()
@@ -446,7 +535,7 @@ func (e *engine) attributes(it *item, n *snapshot.Node, err error) {
 		err = errStreams
 	}
 	if err != nil {
-		e.local(it.path(), it.seq, false, err)
+		e.local(it.path(), it.seq, nil, err)
 	}
 }
 
@@ -484,20 +573,6 @@ func privileged(n *snapshot.Node) bool {
 	return false
 }
 
-// abandon removes what there is of an item.
-func (e *engine) abandon(it *item) {
-	p := &e.pool
-	if it.how != pieces || !p.isPartial(it) {
-		return
-	}
-	_ = p.discard(it) // it goes
-	if p.take(it.dir) == nil {
-		_ = it.dir.h.Remove(it.temp) // best effort: the name says what it is
-		p.give(it.dir)
-	}
-	p.finished(it)
-}
-
 // left notes that an entry of d is dealt with. The last one sets the metadata of d, and so on upwards.
 func (w *worker) left(ctx context.Context, d *dir) error {
 	e := w.e
@@ -515,7 +590,7 @@ func (w *worker) left(ctx context.Context, d *dir) error {
 
 func (w *worker) leave(ctx context.Context, d *dir) error {
 	e := w.e
-	defer e.pool.discard(d)
+	defer e.pool.Discard(d)
 	if d.node == nil {
 		return nil
 	}
@@ -523,15 +598,15 @@ func (w *worker) leave(ctx context.Context, d *dir) error {
 	if err != nil {
 		return err
 	}
-	if err = e.pool.take(d); err == nil {
+	if err = e.pool.Take(d); err == nil {
 		err = d.h.Apply("", n, e.o.Apply)
-		e.pool.give(d)
+		e.pool.Give(d)
 	}
 	if err == nil && !n.XAttrBlob.IsZero() {
 		err = errAttributesLost
 	}
 	if err != nil {
-		e.local(d.path, d.seq, false, err)
+		e.local(d.path, d.seq, nil, err)
 	}
 	return nil
 }

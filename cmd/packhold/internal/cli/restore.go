@@ -163,6 +163,7 @@ type restoreProgress struct {
 }
 
 func (p restoreProgress) Done(entries, bytes int64)        { p.c.Done(entries, bytes) }
+func (p restoreProgress) Deleted(path string)              { p.out.detail("deleted: %s", term.Name(path)) }
 func (p restoreProgress) Failed(path string, reason error) { p.c.Warn(path, reason.Error()) }
 func (p restoreProgress) Verified(int64, int64)            {}
 func (p restoreProgress) Mended(path string, reason error) {
