@@ -11,10 +11,12 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/owners"
+	"packhold/cmd/packhold/internal/cli/pick"
 	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/restored"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
-	"packhold/repo/backup"
 	"packhold/repo/localfs"
 	"packhold/repo/restore"
 )
@@ -23,13 +25,21 @@ func (a *app) restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name: "restore", Usage: "restore a snapshot",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "backup-id", Aliases: []string{"id"}, Value: "latest", Usage: "`SNAPSHOT`: a number, the beginning of an ID, or latest"},
+			&cli.StringFlag{Name: "backup-id", Aliases: []string{"id"}, Value: "latest", Usage: "`SNAPSHOT`: a number, the beginning of an ID, or latest; with :/PATH behind it only what is there"},
 			&cli.StringFlag{Name: "destination", Aliases: []string{"d", "target"}, Usage: "`DIR` that becomes the source (default ./restore-SNAPSHOT)", TakesFile: true},
-			&cli.StringSliceFlag{Name: "include", Usage: "restore only what matches `PATTERN`; may be repeated"},
+			&cli.StringSliceFlag{Name: "include", Aliases: []string{"i"}, Usage: "restore only what matches `PATTERN`; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN`; may be repeated"},
-			&cli.StringFlag{Name: "overwrite", Value: "always", Usage: "`WHEN` to replace existing files: always, if-changed, if-newer or never"},
+			&cli.StringFlag{Name: "overwrite", Value: "always", Usage: "`WHEN` to replace existing files: always (what differs), if-changed (trust size and time), if-newer or never"},
+			&cli.BoolFlag{Name: "in-place", Usage: "rewrite only the blocks that differ, in the existing files themselves; a crash leaves them mixed"},
+			&cli.BoolFlag{Name: "delete", Usage: "remove what restored folders hold and the snapshot does not"},
+			&cli.BoolFlag{Name: "delete-anywhere", Usage: "let --delete work in / and in home folders too"},
+			&cli.BoolFlag{Name: "sparse", Usage: "make runs of zeros holes, also where there were none"},
 			&cli.BoolFlag{Name: "full-path", Usage: "put everything below the destination under its full path"},
 			&cli.BoolFlag{Name: "numeric-owner", Usage: "set owners by number, not by name"},
+			&cli.BoolFlag{Name: "no-owner", Usage: "set no owners"},
+			&cli.StringFlag{Name: "owner", Usage: "`USER[:GROUP]` that everything belongs to"},
+			&cli.StringSliceFlag{Name: "map-user", Usage: "`OLD:NEW`: what belonged to one user belongs to another; may be repeated"},
+			&cli.StringSliceFlag{Name: "map-group", Usage: "`OLD:NEW`, as --map-user; may be repeated"},
 			&cli.BoolFlag{Name: "verify", Usage: "read everything that was restored again and compare"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
 			keyHintFlag(), keyFileFlag(),
@@ -52,9 +62,17 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	snap, err := repo.FindSnapshot(all, v.String("backup-id"))
+	word, path, _ := strings.Cut(v.String("backup-id"), ":")
+	snap, err := repo.FindSnapshot(all, word)
 	if err != nil {
 		return err
+	}
+	if o.Path = path; path != "" && o.FullPath {
+		if o.Include != nil {
+			return fail.Usagef("options", "packhold help restore", "--full-path takes either a path behind the snapshot or --include")
+		}
+		o.Include, o.Descend = pick.Path(path)
+		o.Path = ""
 	}
 	dst := v.String("destination")
 	if dst == "" {
@@ -65,9 +83,17 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	o.Forbidden = []string{a.found.Repository.Path, a.found.Folders.Cache, a.found.Folders.Config, a.found.Folders.State}
+	if o.Delete {
+		if err := a.mayDelete(r, snap, dst, v.Bool("delete-anywhere")); err != nil {
+			return err
+		}
+		if o.Keep, err = pick.Kept(snap.Body); err != nil {
+			return err
+		}
+	}
 	c := new(progress.Counter)
 	c.Total(int64(snap.Stats.Files+snap.Stats.Dirs+snap.Stats.Others), int64(snap.Stats.BytesTotal))
-	o.Progress = restoreProgress{c, a.out}
+	o.Progress = restoreProgress{c, a.out, o.DryRun}
 	start := a.env.Now()
 	var res *restore.Result
 	err = a.watch("restoring", c, func() error {
@@ -78,7 +104,8 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 	took := a.env.Now().Sub(start)
 	var verdict error
 	if res != nil {
-		verdict = a.restoreVerdict(res, dst)
+		a.restoreDetails(res)
+		verdict = restored.Verdict(res, dst)
 	}
 	if !o.DryRun && res != nil {
 		e := outcomeOf(err, int(res.ProblemCount+res.LostCount+res.UnsafeCount+res.MismatchCount))
@@ -91,18 +118,57 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 			err = rerr
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, restore.ErrFull) {
 		return errors.Join(err, verdict)
 	}
-	if err := a.restoreSummary(o, res, dst, took); err != nil {
-		return err
+	if a.out.json {
+		if err := a.out.object("summary", restored.Object(o, res, dst, took)); err != nil {
+			return err
+		}
+	}
+	for _, line := range restored.Lines(o, res, took) {
+		a.out.say("%s", line)
+	}
+	if verdict == nil && o.Include != nil && res.Files+res.Dirs+res.Symlinks+res.Links+res.Specials+res.Kept == 0 {
+		return fail.Usagef("include", "packhold help restore", "nothing in snapshot %d matches --include", snap.Number)
 	}
 	return verdict
 }
 
+// mayDelete refuses to remove files where a mistake would hit everything, and for a snapshot that does not say all that it lacks.
+func (a *app) mayDelete(r *repository, snap *repo.Snapshot, dst string, anywhere bool) error {
+	if snap.Body == nil {
+		var err error
+		if snap.Body, err = r.OpenBody(snap); err != nil {
+			return err
+		}
+	}
+	if snap.Body.SkippedMore > 0 {
+		return fail.Usagef("delete", "restore without --delete", "snapshot %d lacks more items than it names, so that --delete might remove them", snap.Number)
+	}
+	if anywhere {
+		return nil
+	}
+	for _, place := range []string{string(filepath.Separator), a.env.Getenv("HOME"), a.env.Getenv("USERPROFILE")} {
+		if place == "" {
+			continue
+		}
+		in, err := localfs.Within(place, []string{dst})
+		if err != nil {
+			return err
+		}
+		if in != "" {
+			return fail.Usagef("delete", "packhold restore --delete --dry-run lists what would go; then add --delete-anywhere, or choose another destination",
+				"--delete in %s would remove everything there that the snapshot does not hold", term.Name(in))
+		}
+	}
+	return nil
+}
+
 func (a *app) restoreOptions(v values) (*restore.Options, error) {
 	o := &restore.Options{FullPath: v.Bool("full-path"), Verify: v.Bool("verify"), DryRun: v.Bool("dry-run"),
-		Apply: localfs.ApplyOptions{Owners: new(localfs.Owners), NumericOwner: v.Bool("numeric-owner")}}
+		InPlace: v.Bool("in-place"), Delete: v.Bool("delete"), Sparse: v.Bool("sparse"),
+		Apply: localfs.ApplyOptions{Owners: new(localfs.Owners), NumericOwner: v.Bool("numeric-owner"), NoOwner: v.Bool("no-owner")}}
 	switch w := v.String("overwrite"); w {
 	case "always":
 		o.Overwrite = restore.Always
@@ -115,139 +181,61 @@ func (a *app) restoreOptions(v values) (*restore.Options, error) {
 	default:
 		return nil, fail.Usagef("overwrite", "packhold help restore", "%s is none of always, if-changed, if-newer, never", term.Name(w))
 	}
-	patterns := func(list []string) (restore.Match, error) {
-		if len(list) == 0 {
-			return nil, nil
-		}
-		x, err := backup.NewExcludes(list)
-		if err != nil {
-			return nil, fail.Usagef("pattern", "packhold help restore", "%v", err)
-		}
-		return x.Match, nil
-	}
 	var err error
-	if o.Include, err = patterns(v.StringSlice("include")); err != nil {
-		return nil, err
+	if o.Include, err = pick.Match(v.StringSlice("include")); err == nil {
+		o.Exclude, err = pick.Match(v.StringSlice("exclude"))
 	}
-	if o.Exclude, err = patterns(v.StringSlice("exclude")); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fail.Usagef("pattern", "packhold help restore", "%v", err)
 	}
-	o.Descend = descend(v.StringSlice("include"))
+	o.Descend = pick.Descend(v.StringSlice("include"))
+	o.Owner, err = owners.Compile(owners.Rules{Owner: v.String("owner"), Users: v.StringSlice("map-user"), Groups: v.StringSlice("map-group"),
+		Numeric: v.Bool("numeric-owner")})
+	if err == nil && o.Owner != nil && o.Apply.NoOwner {
+		err = errors.New("--no-owner contradicts --owner, --map-user and --map-group")
+	}
+	if err != nil {
+		return nil, fail.Usagef("owner", "packhold help restore", "%v", err)
+	}
 	return o, nil
-}
-
-// descend says which directories can hold what the patterns pick: known only where all are plain absolute paths.
-func descend(patterns []string) func(dir string) bool {
-	if len(patterns) == 0 {
-		return nil
-	}
-	for _, p := range patterns {
-		if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, `*?[{\`) {
-			return nil
-		}
-	}
-	return func(dir string) bool {
-		for _, p := range patterns {
-			if strings.HasPrefix(filepath.ToSlash(filepath.Clean(p))+"/", strings.TrimSuffix(dir, "/")+"/") {
-				return true
-			}
-		}
-		return false
-	}
 }
 
 // restoreProgress counts for the screen and prints what goes wrong.
 type restoreProgress struct {
 	c   *progress.Counter
 	out *output
+	dry bool
 }
 
-func (p restoreProgress) Done(entries, bytes int64)        { p.c.Done(entries, bytes) }
-func (p restoreProgress) Deleted(path string)              { p.out.detail("deleted: %s", term.Name(path)) }
+func (p restoreProgress) Done(entries, bytes int64) { p.c.Done(entries, bytes) }
+func (p restoreProgress) Deleted(path string) {
+	switch {
+	case p.out.json:
+		text, raw := term.RawName(path)
+		p.out.object("deleted", struct {
+			Item string `json:"item"`
+			Raw  string `json:"item_raw,omitempty"`
+		}{text, raw}) // an error is kept by Write
+	case p.dry:
+		p.out.say("to delete: %s", term.Name(path))
+	default:
+		p.out.detail("deleted: %s", term.Name(path))
+	}
+}
 func (p restoreProgress) Failed(path string, reason error) { p.c.Warn(path, reason.Error()) }
 func (p restoreProgress) Verified(int64, int64)            {}
 func (p restoreProgress) Mended(path string, reason error) {
 	p.out.warn(path, "damaged, and made good by another copy or by parity: "+reason.Error())
 }
 
-// restoreVerdict turns what is not as it should be into the exit code.
-func (a *app) restoreVerdict(res *restore.Result, dst string) error {
-	where := term.Name(dst)
-	plural := func(n uint64, what string) string { return term.Plural(int64(n), what) }
-	var errs []error
-	add := func(code fail.Code, word, problem, effect, next string) {
-		errs = append(errs, &fail.Error{Code: code, Word: word, Problem: problem, Where: where, Effect: effect, Next: next})
-	}
-	if res.LostCount > 0 {
-		for _, l := range res.Lost {
-			for _, g := range l.Ranges {
-				a.out.detail("%s: bytes %d to %d are lost: %v", term.Name(l.Path), g.Off, g.Off+g.N-1, l.Err)
-			}
+// restoreDetails names what is lost or differs.
+func (a *app) restoreDetails(res *restore.Result) {
+	for _, l := range res.Lost {
+		for _, g := range l.Ranges {
+			a.out.detail("%s: bytes %d to %d are lost: %v", term.Name(l.Path), g.Off, g.Off+g.N-1, l.Err)
 		}
-		add(fail.Lost, "damage.lost", plural(res.LostCount, "item")+" of the snapshot cannot be restored", "They are not in the destination; everything else is.",
-			"packhold verify --read-data; then back up the files again, or restore the packs from a copy of the repository")
 	}
-	if res.MismatchCount > 0 {
-		for _, m := range res.Mismatch {
-			a.out.warn(m.Path, fmt.Sprintf("%s differs at %d: want %s, got %s", m.What, m.Off, m.Want, m.Got))
-		}
-		add(fail.Differs, "restore.differs", plural(res.MismatchCount, "difference")+" between what was restored and what was read again",
-			"The files listed are not as in the snapshot.", "check the destination's disk and whether somebody writes there; restore again")
+	for _, m := range res.Mismatch {
+		a.out.warn(m.Path, fmt.Sprintf("%s differs at %d: want %s, got %s", m.What, m.Off, m.Want, m.Got))
 	}
-	if res.UnsafeCount > 0 {
-		add(fail.UnsafePaths, "restore.unsafe", plural(res.UnsafeCount, "unsafe path")+" refused", "What is listed was left out; everything else is restored.",
-			"restore into an empty folder that only you can write to; if it is so already, distrust the snapshot")
-	}
-	if res.ProblemCount > 0 {
-		add(fail.Skipped, "restore.partial", plural(res.ProblemCount, "item")+" could not be restored completely", "Everything else is restored.",
-			"see the list above; owners, devices and attributes need root")
-	}
-	if res.Mended > 0 {
-		add(fail.Repairable, "damage.mended", plural(res.Mended, "damaged blob")+" of the repository made good for this restore",
-			"Everything was restored. The repository is still damaged.", "packhold verify --read-data")
-	}
-	return errors.Join(errs...)
-}
-
-func (a *app) restoreSummary(o *restore.Options, res *restore.Result, dst string, took time.Duration) error {
-	if a.out.json {
-		text, raw := term.RawName(dst)
-		return a.out.object("summary", struct {
-			DryRun      bool    `json:"dry_run,omitempty"`
-			Destination string  `json:"destination"`
-			Raw         string  `json:"destination_raw,omitempty"`
-			Files       uint64  `json:"files"`
-			Dirs        uint64  `json:"dirs"`
-			Symlinks    uint64  `json:"symlinks"`
-			Links       uint64  `json:"hard_links"`
-			Specials    uint64  `json:"specials"`
-			Bytes       uint64  `json:"bytes"`
-			Kept        uint64  `json:"kept"`
-			Privileged  uint64  `json:"privileged"`
-			Fetched     uint64  `json:"bytes_fetched"`
-			Lost        uint64  `json:"lost"`
-			Problems    uint64  `json:"problems"`
-			Unsafe      uint64  `json:"unsafe"`
-			Mismatch    uint64  `json:"mismatches"`
-			Verified    uint64  `json:"verified"`
-			Seconds     float64 `json:"seconds"`
-		}{o.DryRun, text, raw, res.Files, res.Dirs, res.Symlinks, res.Links, res.Specials, res.Bytes, res.Kept, res.Privileged, res.Fetched,
-			res.LostCount, res.ProblemCount, res.UnsafeCount, res.MismatchCount, res.Verified, took.Seconds()})
-	}
-	verb := "restored"
-	if o.DryRun {
-		verb = "to restore"
-	}
-	a.out.say("%s: %s, %s, %s, %s, %s in %s", verb, term.Plural(int64(res.Files), "file"), term.Plural(int64(res.Dirs), "folder"),
-		term.Plural(int64(res.Symlinks+res.Links), "link"), term.Plural(int64(res.Specials), "special file"), term.Bytes(int64(res.Bytes)), term.Duration(took))
-	if res.Kept > 0 {
-		a.out.say("kept as they were: %s", term.Plural(int64(res.Kept), "item"))
-	}
-	if res.Privileged > 0 && !o.DryRun {
-		a.out.say("with privileges (set-id, devices, capabilities): %s", term.Plural(int64(res.Privileged), "file"))
-	}
-	if o.Verify && res.MismatchCount == 0 && !o.DryRun {
-		a.out.say("verified: %s read again, all equal", term.Plural(int64(res.Verified), "item"))
-	}
-	return nil
 }
