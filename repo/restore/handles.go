@@ -72,8 +72,13 @@ func (l *listing) has(name string) bool {
 	return ok
 }
 
-// pass notes that the walk has come to a name. With keep the names before it, which the snapshot does not have, are kept as extras.
-func (l *listing) pass(name string, keep bool) {
+// pass notes that the walk has come to a picked entry of d, which is made by now. With keep the names before it are kept as extras: the snapshot does
+// not have them, or the filters hide them.
+func (d *dir) pass(name string, keep bool) {
+	l := d.had
+	if l == nil {
+		return
+	}
 	for l.next < len(l.names) && l.names[l.next] < name {
 		if keep {
 			l.extras = append(l.extras, l.names[l.next])

@@ -153,7 +153,7 @@ func (p *planner) run(at *os.Root) error {
 // openRoot prepares the destination itself.
 func (p *planner) openRoot(root *dir) error {
 	e := p.e
-	if root.fresh || e.o.DryRun {
+	if root.fresh {
 		return nil
 	}
 	var have snapshot.Node
@@ -234,15 +234,13 @@ func (p *planner) entry(x picked) error {
 		return err
 	}
 	up, n := p.stack[x.Depth-1], x.Node
-	if up.had != nil {
-		up.had.pass(n.Name, p.e.o.Delete)
-	}
 	if n.Type == snapshot.Dir {
 		d := &dir{up: up, name: strings.Clone(n.Name), path: x.path, seq: x.seq, node: n.Clone(), in: x.in}
 		d.todo.Store(1)
 		up.todo.Add(1)
 		if x.in {
 			p.makeDir(d, true)
+			up.pass(n.Name, p.e.o.Delete)
 		}
 		if d.bad {
 			p.e.mark(d.seq)
@@ -257,6 +255,7 @@ func (p *planner) entry(x picked) error {
 		}
 		return nil
 	}
+	up.pass(n.Name, p.e.o.Delete)
 	if p.clone {
 		n = n.Clone()
 	}

@@ -686,13 +686,18 @@ type watch struct {
 	entries atomic.Int64
 	bytes   atomic.Int64
 	done    func(entries, bytes int64)
+	deleted func(path string)
 }
 
 func (w *watch) Done(entries, n int64) { w.done(w.entries.Add(entries), w.bytes.Add(n)) }
-func (*watch) Deleted(string)          {}
-func (*watch) Failed(string, error)    {}
-func (*watch) Verified(int64, int64)   {}
-func (*watch) Mended(string, error)    {}
+func (w *watch) Deleted(path string) {
+	if w.deleted != nil {
+		w.deleted(path)
+	}
+}
+func (*watch) Failed(string, error)  {}
+func (*watch) Verified(int64, int64) {}
+func (*watch) Mended(string, error)  {}
 
 // TestCancel stops a restore at many moments: what has a final name is whole, and no temporary file is left.
 func TestCancel(t *testing.T) {
