@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"packhold/backends/local"
+	"packhold/chunk"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/snapshot"
+)
+
+// TestHostileSnapshots restores snapshots that no backup makes: what may not be is refused with its exit code, in four lines, and without a byte outside.
+func TestHostileSnapshots(t *testing.T) {
+	const passphrase = "correct horse battery staple"
+	home := t.TempDir()
+	place := filepath.Join(home, "repository")
+	st, err := local.Open(place, local.Options{Create: true, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	key, err := crypt.NewReadKey(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := repo.Init(t.Context(), st, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
+		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, PackSize: repo.MinPackSize,
+		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := repo.Open(t.Context(), st, repo.Access{Credential: c}, repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, gid := uint32(max(os.Getuid(), 0)), uint32(max(os.Getgid(), 0))
+	file := func(name string) snapshot.Node {
+		return snapshot.Node{Name: name, Type: snapshot.File, Mode: 0o644, UID: uid, GID: gid, Size: 4, Inline: []byte("evil")}
+	}
+	// commit stores a directory, with some of its bytes replaced, as a snapshot.
+	commit := func(replace [2]string, nodes ...snapshot.Node) {
+		t.Helper()
+		s, err := r.Begin(t.Context(), repo.SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := s.NewWorker()
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := snapshot.Page{Nodes: nodes}
+		b, err := page.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if replace[0] != "" {
+			b = bytes.ReplaceAll(b, []byte(replace[0]), []byte(replace[1]))
+		}
+		root, _, err := w.StoreTree(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(t.Context(), &snapshot.Record{Root: root, Type: snapshot.Full, Start: snapshot.Time{Sec: 1e9}, Lineage: [32]byte{1}},
+			&snapshot.Body{Sources: []string{"/"}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := file("a")
+	lost.Inline, lost.Extents = nil, []snapshot.Extent{{Kind: snapshot.Data, Length: 4, ID: crypt.Sum([]byte("nowhere"))}}
+	nowhere := snapshot.Node{Name: "a", Type: snapshot.Dir, Mode: 0o755, UID: uid, GID: gid, Subtree: crypt.Sum([]byte("nowhere"))}
+	device := snapshot.Node{Name: "a", Type: snapshot.CharDevice, Mode: 0o666, UID: uid, GID: gid, Rdev: 1 << 50}
+	link := snapshot.Node{Name: "a", Type: snapshot.Symlink, Mode: 0o777, UID: uid, GID: gid, Target: ".."}
+	var want []struct {
+		code int
+		word string
+	}
+	add := func(code int, word string, replace [2]string, nodes ...snapshot.Node) {
+		t.Helper()
+		commit(replace, nodes...)
+		want = append(want, struct {
+			code int
+			word string
+		}{code, word})
+	}
+	add(24, "restore.unsafe", [2]string{"!!", ".."}, file("!!"), file("good"))
+	add(24, "restore.unsafe", [2]string{"a_precious", "a/precious"}, link, file("a_precious"))
+	add(24, "restore.unsafe", [2]string{"aQprecious", "a\x00precious"}, file("aQprecious"))
+	add(24, "restore.unsafe", [2]string{"zz", "aa"}, file("aa"), file("zz"))
+	add(21, "damage.lost", [2]string{}, lost, file("good"))
+	add(21, "damage.lost", [2]string{}, nowhere, file("good"))
+	add(3, "restore.partial", [2]string{}, device, file("good"))
+	add(3, "restore.partial", [2]string{}, file(strings.Repeat("\x1b[2J", 64)), file("good"))
+	add(0, "", [2]string{}, file("\x1b]0;owned\x07"), link)
+	write := func(path string) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("precious"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, w := range want {
+		for _, flags := range [][]string{nil, {"--in-place", "--delete", "--verify"}, {"--json", "--overwrite", "if-changed"}, {"--dry-run"}} {
+			out := t.TempDir()
+			write(out + "/precious")
+			args := append([]string{"restore", "--repo", place, "--backup-id", string(rune('1' + i)), "--destination", out + "/d"}, flags...)
+			if len(flags) > 0 {
+				write(out + "/d/extra")
+				if err := os.Symlink("..", out+"/d/a"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := run(t, home, []string{"PACKHOLD_PASSPHRASE", passphrase}, args...)
+			code := w.code
+			if code == 3 && len(flags) > 0 && flags[0] == "--dry-run" && got.code == 0 {
+				code = 0 // not all that the destination will refuse is known before
+			}
+			if got.code != code {
+				t.Errorf("%q: exit %d, want %d\n%s%s", args, got.code, code, got.out, got.err)
+			}
+			if code != 0 {
+				checkFour(t, got.err, w.word)
+			}
+			if strings.ContainsAny(got.out+got.err, "\x1b\x07\x00") {
+				t.Errorf("%q: control characters are printed: %q", args, got.err)
+			}
+			names, err := os.ReadDir(out)
+			if b, rerr := os.ReadFile(out + "/precious"); err != nil || len(names) > 2 || string(b) != "precious" {
+				t.Errorf("%q: outside the destination: %v, %q, %v", args, names, b, rerr)
+			}
+			if b, err := os.ReadFile(out + "/d/good"); len(flags) == 0 && w.code != 24 && w.code != 0 && string(b) != "evil" {
+				t.Errorf("%q: the good file: %q, %v", args, b, err)
+			}
+		}
+	}
+}
