@@ -47,6 +47,7 @@ var plan = map[string]room{
 	"repo/audit":                  {4, ""},
 	"repo/replicate":              {4, ""},
 	"repo/admin":                  {4, ""},
+	"repo/repotest":               {5, ""}, // makes repositories for tests
 	"repo":                        {3, ""},
 	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
 	"index":                       {2, ""},

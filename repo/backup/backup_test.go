@@ -13,44 +13,24 @@ import (
 
 	"packhold/backends"
 	"packhold/backends/mem"
-	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
-	"packhold/repo/admin"
 	"packhold/repo/backup"
 	"packhold/repo/format"
+	"packhold/repo/repotest"
 	"packhold/repo/snapshot"
 )
 
-const passphrase = "correct horse battery"
-
-var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) { return crypt.NewReadKey(1) })
-
-// template is a repository made once: its keys cost more than most tests.
-var template = sync.OnceValues(func() (made, error) {
-	s := mem.New(time.Now)
-	key, err := readKey()
-	if err != nil {
-		return made{}, err
-	}
-	c, err := admin.Init(context.Background(), s, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 0, PackSize: format.MinPackSize,
-		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
-	return made{s, c}, err
-})
-
-type made struct {
-	store *mem.Store
-	c     *crypt.Credential
-}
+const passphrase = repotest.Passphrase
 
 func newRepo(t *testing.T) (*mem.Store, *crypt.Credential) {
 	t.Helper()
-	m, err := template()
+	s := mem.New(time.Now)
+	c, err := repotest.Copy(t.Context(), s, repotest.Options{PackSize: format.MinPackSize})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m.store.Clone(), m.c
+	return s, c
 }
 
 // clock gives every repository that is opened a time of its own, hours after that of the last one and in the future: so files that a test

@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"packhold/backends/local"
-	"packhold/chunk"
-	"packhold/crypt"
 	"packhold/repo"
-	"packhold/repo/admin"
 	"packhold/repo/backup"
 	"packhold/repo/format"
+	"packhold/repo/repotest"
 	"packhold/repo/snapshot"
 )
 
@@ -34,13 +32,7 @@ func BenchmarkTree(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		key, err := readKey()
-		if err != nil {
-			b.Fatal(err)
-		}
-		c, err := admin.Init(context.Background(), st, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-			Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.DefaultPackSize,
-			Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+		c, err := repotest.Init(context.Background(), st, repotest.Options{Parity: 2, PackSize: format.DefaultPackSize})
 		if err != nil {
 			b.Fatal(err)
 		}

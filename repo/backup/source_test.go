@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,11 +9,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"packhold/backends/mem"
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/backup"
+	"packhold/repo/format"
+	"packhold/repo/repotest"
 	"packhold/repo/snapshot"
 )
 
@@ -55,11 +59,15 @@ func shared(t *testing.T) (*mem.Store, *crypt.Credential) {
 	return m.store, m.c
 }
 
-var common = sync.OnceValues(func() (made, error) {
-	m, err := template()
-	if err == nil {
-		m.store = m.store.Clone()
-	}
+type filled struct {
+	store *mem.Store
+	c     *crypt.Credential
+}
+
+var common = sync.OnceValues(func() (filled, error) {
+	m := filled{store: mem.New(time.Now)}
+	var err error
+	m.c, err = repotest.Copy(context.Background(), m.store, repotest.Options{PackSize: format.MinPackSize})
 	return m, err
 })
 

@@ -8,13 +8,11 @@ import (
 	"time"
 
 	"packhold/backends/local"
-	"packhold/chunk"
-	"packhold/crypt"
 	"packhold/repo"
-	"packhold/repo/admin"
 	"packhold/repo/backup"
 	"packhold/repo/format"
 	"packhold/repo/localfs"
+	"packhold/repo/repotest"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
 )
@@ -35,13 +33,7 @@ func BenchmarkTree(b *testing.B) {
 	}
 	defer st.Close()
 	if err != nil {
-		key, err := readKey()
-		if err != nil {
-			b.Fatal(err)
-		}
-		c, err := admin.Init(ctx, st, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-			Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.DefaultPackSize,
-			Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+		c, err := repotest.Init(ctx, st, repotest.Options{Parity: 2, PackSize: format.DefaultPackSize})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -20,47 +20,24 @@ import (
 
 	"packhold/backends"
 	"packhold/backends/mem"
-	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
-	"packhold/repo/admin"
 	"packhold/repo/backup"
 	"packhold/repo/format"
 	"packhold/repo/localfs"
+	"packhold/repo/repotest"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
 )
 
-const passphrase = "correct horse battery"
-
-// readKey is one RSA key for all tests: making one takes seconds.
-var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) { return crypt.NewReadKey(1) })
-
-// made is a new repository, which every test clones: a key derivation takes long under the race detector.
-type made struct {
-	store *mem.Store
-	cred  *crypt.Credential
-}
-
-var newMade = sync.OnceValues(func() (made, error) {
-	s := mem.New(time.Now)
-	key, err := readKey()
-	if err != nil {
-		return made{}, err
-	}
-	c, err := admin.Init(context.Background(), s, admin.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: 2, PackSize: format.MinPackSize,
-		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
-	return made{s, c}, err
-})
+const passphrase = repotest.Passphrase
 
 func newRepo(t *testing.T) (*mem.Store, *crypt.Credential) {
 	t.Helper()
-	m, err := newMade()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m.store.Clone(), m.cred
+	s := mem.New(time.Now)
+	c, err := repotest.Copy(t.Context(), s, repotest.Options{Parity: 2, PackSize: format.MinPackSize})
+	must(t, err)
+	return s, c
 }
 
 func open(t *testing.T, s backends.Storage, a repo.Access) *repo.Repo {

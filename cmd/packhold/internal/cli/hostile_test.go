@@ -6,18 +6,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"packhold/backends/local"
-	"packhold/chunk"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/format"
+	"packhold/repo/repotest"
 	"packhold/repo/snapshot"
 )
 
 // TestHostileSnapshots restores snapshots that no backup makes: what may not be is refused with its exit code, in four lines, and without a byte outside.
 func TestHostileSnapshots(t *testing.T) {
-	const passphrase = "correct horse battery staple"
 	home := t.TempDir()
 	place := filepath.Join(home, "repository")
 	st, err := local.Open(place, local.Options{Create: true, NoSync: true})
@@ -25,13 +24,7 @@ func TestHostileSnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	key, err := crypt.NewReadKey(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := repo.Init(t.Context(), st, repo.InitOptions{Passphrase: []byte(passphrase), Iterations: crypt.MinIterations,
-		Config: repo.Config{Profile: repo.Standard, Chunker: chunk.DefaultParams()}, PackSize: repo.MinPackSize,
-		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
+	c, err := repotest.Init(t.Context(), st, repotest.Options{PackSize: format.MinPackSize})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +109,7 @@ func TestHostileSnapshots(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got := run(t, home, []string{"PACKHOLD_PASSPHRASE", passphrase}, args...)
+			got := run(t, home, []string{"PACKHOLD_PASSPHRASE", repotest.Passphrase}, args...)
 			code := w.code
 			if code == 3 && len(flags) > 0 && flags[0] == "--dry-run" && got.code == 0 {
 				code = 0 // not all that the destination will refuse is known before
