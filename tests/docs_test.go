@@ -88,7 +88,7 @@ func fences(t *testing.T, doc string) []fence {
 }
 
 // outside are the absolute paths that the documents use. They are moved below the folder of the test.
-var outside = regexp.MustCompile(`(^|[\s"'=])/(critical|data|mnt|srv|tmp)\b`)
+var outside = regexp.MustCompile(`(^|[\s"'=:])/(critical|data|mnt|srv|tmp)\b`)
 
 // TestDocumentedCommands runs the blocks of shell commands of every document, one after the other, as a new user would, in
 // an empty home folder. PACKHOLD_PASSPHRASE answers what a terminal would ask.
