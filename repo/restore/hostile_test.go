@@ -13,13 +13,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/localfs"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
 )
@@ -536,7 +536,19 @@ func TestInTheWay(t *testing.T) {
 			write(t, p+"/inside", []byte("inside"))
 			return os.Symlink("../../guard", p+"/guard")
 		},
-		"fifo": func(_ *testing.T, _, p string) error { return syscall.Mkfifo(p, 0o600) },
+		"fifo": func(_ *testing.T, out, _ string) error {
+			root, err := os.OpenRoot(out)
+			if err != nil {
+				return err
+			}
+			defer root.Close()
+			d, err := localfs.OpenParent(root, "d")
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			return d.Mknod("x", &snapshot.Node{Type: snapshot.FIFO})
+		},
 	}
 	snaps := map[string]*repo.Snapshot{}
 	roots := map[string]crypt.ID{}
