@@ -158,6 +158,26 @@ func TestZeros(t *testing.T) {
 	}
 }
 
+func TestZeroRun(t *testing.T) {
+	one := []byte{1}
+	z := func(n int) []byte { return make([]byte, n) }
+	cat := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	for i, x := range []struct {
+		b    []byte
+		off  int64
+		n    int
+		zero bool
+	}{
+		{one, 0, 1, false}, {z(4095), 0, 4095, false}, {z(4096), 0, 4096, true}, {z(4097), 0, 4096, true}, {z(4096), 1, 4096, false},
+		{z(8192), 1, 4095, false}, {z(8191), 1, 4095, false}, {z(9000), 4096, 8192, true}, {cat(one, z(8191)), 0, 4096, false},
+		{cat(z(4096), one), 1 << 40, 4096, true}, {cat(one, z(4095), one, z(4095), z(4096)), 0, 8192, false},
+	} {
+		if n, zero := ZeroRun(x.b, x.off); n != x.n || zero != x.zero {
+			t.Errorf("%d: %d bytes, zeros %v; want %d, %v", i, n, zero, x.n, x.zero)
+		}
+	}
+}
+
 func TestWithin(t *testing.T) {
 	dir := t.TempDir()
 	keep, link := filepath.Join(dir, "keep"), filepath.Join(dir, "link")

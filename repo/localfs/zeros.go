@@ -29,6 +29,22 @@ func NotZero(b []byte) int {
 	return -1
 }
 
+// ZeroBlock is the unit of ZeroRun: what file systems allocate at least.
+const ZeroBlock = 4096
+
+// ZeroRun finds how many of the first bytes of b, which belong at an offset of a file, are whole blocks of zeros, or none such.
+func ZeroRun(b []byte, off int64) (n int, zero bool) {
+	for n < len(b) {
+		end := min(n+ZeroBlock-int(off+int64(n))%ZeroBlock, len(b))
+		z := end-n == ZeroBlock && NotZero(b[n:end]) < 0
+		if n > 0 && z != zero {
+			break
+		}
+		n, zero = end, z
+	}
+	return n, zero
+}
+
 // Clear makes a range of an open file a hole where the file system has holes, and writes zeros where not. A file that ends in the range may
 // keep its size.
 func Clear(f *os.File, off, n int64) error {

@@ -133,16 +133,13 @@ func (w *worker) touch(it *item) error {
 	return nil
 }
 
-// sparseBlock is the unit of Options.Sparse: what file systems allocate at least.
-const sparseBlock = 4096
-
 // put writes bytes to an item. With Sparse, blocks of zeros become holes.
 func (w *worker) put(it *item, plain []byte, at int64) error {
 	if !w.e.o.Sparse {
 		return w.writeAt(it, plain, at)
 	}
 	for len(plain) > 0 {
-		n, zero := sparseRun(plain, at)
+		n, zero := localfs.ZeroRun(plain, at)
 		var err error
 		if !zero {
 			err = w.writeAt(it, plain[:n], at)
@@ -158,19 +155,6 @@ func (w *worker) put(it *item, plain []byte, at int64) error {
 		plain, at = plain[n:], at+int64(n)
 	}
 	return nil
-}
-
-// sparseRun finds how many of the first bytes of b, which belong at an offset of a file, are all blocks of zeros, or none.
-func sparseRun(b []byte, at int64) (n int, zero bool) {
-	for n < len(b) {
-		end := min(n+sparseBlock-int(at+int64(n))%sparseBlock, len(b))
-		z := end-n == sparseBlock && localfs.NotZero(b[n:end]) < 0
-		if n > 0 && z != zero {
-			break
-		}
-		n, zero = end, z
-	}
-	return n, zero
 }
 
 // rest does what no blob does: holes, zeros, bytes that the node holds, and the size. The item is open.

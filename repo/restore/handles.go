@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"packhold/crypt"
 	"packhold/repo/localfs"
 	"packhold/repo/snapshot"
 )
@@ -352,6 +351,3 @@ func (e *engine) owned(n *snapshot.Node) *snapshot.Node {
 	c.User, c.Group = "", ""
 	return &c
 }
-
-// sameBytes reports whether data is what a blob's ID says.
-func sameBytes(data []byte, id crypt.ID) bool { return crypt.Sum(data) == id }

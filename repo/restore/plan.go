@@ -487,7 +487,7 @@ func (p *planner) add(it *item) error {
 	case it.how == metadata || it.node.Type != snapshot.File || empty && !it.base:
 		w.items = append(w.items, it)
 		return nil
-	case len(x) == 1 && x[0].Kind == snapshot.Data && len(it.node.ExtentBlobs) == 0 && !it.base && (!p.e.o.Sparse || it.node.Size < sparseBlock):
+	case len(x) == 1 && x[0].Kind == snapshot.Data && len(it.node.ExtentBlobs) == 0 && !it.base && (!p.e.o.Sparse || it.node.Size < localfs.ZeroBlock):
 		w.files++
 		it.todo.Store(1)
 		return p.want(it, x[0], 0)

@@ -371,7 +371,7 @@ var noNode = new(snapshot.Node)
 func (e *engine) local(path string, seq uint64, n *snapshot.Node, err error) {
 	switch {
 	case errors.Is(err, ErrFull):
-	case isFull(err):
+	case localfs.NoSpace(err):
 		e.full.Store(true)
 		err = fmt.Errorf("%w: %w", ErrFull, err)
 	case isUnsafe(err) && !errors.Is(err, ErrUnsafe):

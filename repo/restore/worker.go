@@ -129,7 +129,7 @@ func (w *worker) has(r *ref) bool {
 	}
 	defer p.Give(it)
 	w.buf = slices.Grow(w.buf[:0], int(r.raw))[:r.raw]
-	if n, err := it.f.ReadAt(w.buf, r.at); err == nil && n == len(w.buf) && sameBytes(w.buf, r.id) {
+	if n, err := it.f.ReadAt(w.buf, r.at); err == nil && n == len(w.buf) && crypt.Sum(w.buf) == r.id {
 		if !it.check { // there it counts when all of it is right
 			w.e.n.reused.Add(uint64(n))
 			w.e.o.Progress.Done(0, int64(n))
@@ -322,7 +322,7 @@ func (w *worker) write(ctx context.Context, r *ref, plain []byte) error {
 			err = w.put(it, plain, r.at)
 		}
 		if err != nil {
-			if isFull(err) { // now, not when the file is finished: it may be large
+			if localfs.NoSpace(err) { // now, not when the file is finished: it may be large
 				w.e.full.Store(true)
 			}
 			w.e.note(it, &failure{err: err})

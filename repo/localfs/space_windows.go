@@ -1,4 +1,4 @@
-package restore
+package localfs
 
 import (
 	"errors"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// isFull reports that the destination, or a quota on it, has no space left.
-func isFull(err error) bool {
+// NoSpace reports that an error says that a file system, or a quota on it, has no space left.
+func NoSpace(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
