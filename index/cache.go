@@ -21,7 +21,7 @@ const none = 1<<32 - 1
 // WriteCache writes the segments of x, base and tail, as a cache file for Open: into a temporary file beside path, named
 // path.*.tmp, which is synced and renamed over it. Packs that no stored segment names are left out, and Exclude has no effect: the cache
 // says what the segments say, and the same segments make the same bytes. x keeps the base it has.
-// It takes about 16 bytes of memory a pack, 256 KiB for counters, and a 64th of the tail's size.
+// It takes about 16 bytes of memory a pack, 1 MiB for counters, and a 64th of the tail's size.
 func (x *Index) WriteCache(path string, key [32]byte) error {
 	if err := x.writeCache(path, key); err != nil {
 		return fmt.Errorf("writing index cache: %w", err)

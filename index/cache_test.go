@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -342,97 +341,6 @@ func FuzzCache(f *testing.F) {
 			t.Fatalf("%v, opened %v", err, cold)
 		}
 	})
-}
-
-// BenchmarkCache measures a cache of 10,000,000 blobs (600,000 with -short) in 230,000 packs, about 7 TB.
-func BenchmarkCache(b *testing.B) {
-	entries, packs := 10_000_000, 230_000
-	if testing.Short() {
-		entries, packs = entries/16, packs/16
-	}
-	path := filepath.Join(b.TempDir(), "cache")
-	rng := rand.New(rand.NewPCG(3, 4))
-	id := func(n int) (id crypt.ID) { // ascending
-		binary.BigEndian.PutUint64(id[:], uint64(n)*(1<<63/uint64(entries)*2)+12345)
-		binary.LittleEndian.PutUint64(id[8:], uint64(n)*0x9E3779B97F4A7C15)
-		return id
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	w := newCacheWriter(f, testKey(1), []segmentRef{{testID(1), uint32(packs)}}, uint64(entries))
-	for n := range entries {
-		e := Entry{id(n), uint32(rng.IntN(packs)), 48, 1000, 2000, crypt.ZstdDefault}
-		if err := w.entry(&e); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := w.fanOut(); err != nil {
-		b.Fatal(err)
-	}
-	for range packs {
-		if err := w.pack(&PackInfo{PackID: PackID{Name: testID(rng.Int())}, Kind: crypt.TypeDataPack, Size: 32 << 20}, 0); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := w.sessions([][32]byte{testID(5)}, func(int) ([]byte, error) { return testSession(1), nil }); err != nil {
-		b.Fatal(err)
-	}
-	if err := w.finish(); err != nil {
-		b.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		b.Fatal(err)
-	}
-	b.Run("open", func(b *testing.B) {
-		for b.Loop() {
-			x, cold := Open(path, testKey(1))
-			if cold != nil || !x.Has(id(entries/2)) {
-				b.Fatal(cold)
-			}
-			x.Close()
-		}
-	})
-	x, cold := Open(path, testKey(1))
-	if cold != nil {
-		b.Fatal(cold)
-	}
-	defer x.Close()
-	b.Run("exclude", func(b *testing.B) {
-		for b.Loop() {
-			x.Exclude(map[PackID]Exclusion{{Name: testID(9)}: Final})
-		}
-	})
-	run := func(name string, x *Index, make func(n int) crypt.ID, want bool, f func(crypt.ID) bool) {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if f(make(rng.IntN(entries))) != want {
-					b.Fatal("wrong answer")
-				}
-			}
-			if x.Err() != nil {
-				b.Fatal(x.Err())
-			}
-		})
-	}
-	absent := func(n int) crypt.ID {
-		id := id(n)
-		id[8]++
-		return id
-	}
-	run("has/present", x, id, true, x.Has)
-	run("has/absent", x, absent, false, x.Has)
-	lookup := func(id crypt.ID) bool { _, ok := x.Lookup(id); return ok }
-	run("lookup/present", x, id, true, lookup)
-	run("lookup/absent", x, absent, false, lookup)
-	paged, cold := open(path, testKey(1), false)
-	if cold != nil {
-		b.Fatal(cold)
-	}
-	defer paged.Close()
-	run("unmapped/has", paged, id, true, paged.Has)
 }
 
 // BenchmarkTail measures 1,000,000 blobs that one session stores, in packs of 50, and the cache made of them.

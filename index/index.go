@@ -498,8 +498,8 @@ func (x *Index) isLost(id *crypt.ID, p PackID) bool { return slices.Contains(x.l
 // readable. After false, ask Err.
 func (x *Index) Lookup(id crypt.ID) (Place, bool) {
 	best, rank := Place{}, noRank
-	x.each(&id, func(p Place) bool {
-		if r := x.rank(&id, p.Pack); r < rank {
+	x.each(&id, func(p Place, state uint32) bool {
+		if r := x.rankIn(&id, p.Pack, state); r < rank {
 			best, rank = p, r
 		}
 		return rank > 0
@@ -510,7 +510,7 @@ func (x *Index) Lookup(id crypt.ID) (Place, bool) {
 // Places returns every place of a blob that is not gone for good, the best first. After none, ask Err.
 func (x *Index) Places(id crypt.ID) []Place {
 	var list []Place
-	x.each(&id, func(p Place) bool {
+	x.each(&id, func(p Place, _ uint32) bool {
 		list = append(list, p)
 		return true
 	})
@@ -521,11 +521,13 @@ func (x *Index) Places(id crypt.ID) []Place {
 const noRank = 3
 
 // rank orders places: 0 counts for deduplication, 1 is excluded, 2 was found lost.
-func (x *Index) rank(id *crypt.ID, p *PackInfo) int {
-	switch {
-	case x.isLost(id, p.PackID):
+func (x *Index) rank(id *crypt.ID, p *PackInfo) int { return x.rankIn(id, p, p.state.Load()) }
+
+func (x *Index) rankIn(id *crypt.ID, p *PackInfo, state uint32) int {
+	switch lost := x.lostIn(id); {
+	case len(lost) > 0 && slices.Contains(lost, p.PackID):
 		return 2
-	case p.state.Load() != 0:
+	case state != 0:
 		return 1
 	}
 	return 0
@@ -533,12 +535,14 @@ func (x *Index) rank(id *crypt.ID, p *PackInfo) int {
 
 func readable(state uint32) bool { return Exclusion(state)&(Final|dropped) == 0 }
 
-// each calls f with the places of id until f returns false.
-func (x *Index) each(id *crypt.ID, f func(Place) bool) {
+// each calls f with the places of id, and the state of each one's pack, until f returns false. With the state, f need not touch
+// the PackInfo, which is seldom in a core's cache.
+func (x *Index) each(id *crypt.ID, f func(p Place, state uint32) bool) {
 	if b := x.usableBase(); b != nil {
 		e, found, err := b.first(id)
 		for ; found && err == nil; e, found, err = b.following(e) {
-			if !readable(b.state[e.Pack].Load()) {
+			state := b.state[e.Pack].Load()
+			if !readable(state) {
 				continue
 			}
 			p, err := b.info(e.Pack)
@@ -546,7 +550,7 @@ func (x *Index) each(id *crypt.ID, f func(Place) bool) {
 				x.fail(err)
 				break
 			}
-			if !f(Place{p, e.Offset, e.Length, e.Raw, e.Compression}) {
+			if !f(Place{p, e.Offset, e.Length, e.Raw, e.Compression}, state) {
 				return
 			}
 		}
@@ -562,10 +566,11 @@ func (x *Index) each(id *crypt.ID, f func(Place) bool) {
 	defer s.mu.RUnlock()
 	rows := *x.rows.Load()
 	for r := s.first(id, x.tail.tag(id)); r != nil; r = s.following(r) {
-		if r.row == claimed || !readable(rows[r.row].state.Load()) {
+		if r.row == claimed {
 			continue
 		}
-		if !f(Place{rows[r.row], r.offset, r.length, r.raw, r.compression}) {
+		state := rows[r.row].state.Load()
+		if readable(state) && !f(Place{rows[r.row], r.offset, r.length, r.raw, r.compression}, state) {
 			return
 		}
 	}
