@@ -431,10 +431,11 @@ func (p *planner) item(d *dir, n *snapshot.Node, seq uint64) error {
 // reuse decides whether the existing file is changed in place, or compared. Where that is not possible it is replaced.
 func (p *planner) reuse(it *item, have *snapshot.Node, same bool) {
 	uid, _ := p.e.owner(it.node)
-	// In place, whoever owns the file has it: nobody but its future owner or this user may.
+	// In place, whoever owns the file has it: nobody but its future owner or this user may. And it may have no other name.
 	mine := p.e.o.Apply.NoOwner || runtime.GOOS == "windows" || have.UID == uid || have.UID == uint32(os.Geteuid())
-	it.check = !p.e.o.InPlace && same && p.e.o.Overwrite == Always
-	if !it.check && (!p.e.o.InPlace || !mine) {
+	place := p.e.o.InPlace && mine && have.Links <= 1
+	it.check = !place && same && p.e.o.Overwrite == Always
+	if !place && !it.check {
 		return
 	}
 	it.base, it.place, it.temp = true, true, it.node.Name

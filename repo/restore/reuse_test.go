@@ -183,6 +183,22 @@ func TestInPlaceRefuses(t *testing.T) {
 	}
 }
 
+// TestInPlaceAgain restores everything twice: the second time there is nothing to do, for files with several names either.
+func TestInPlaceAgain(t *testing.T) {
+	st, c := newRepo(t)
+	src := varied(t)
+	snap := take(t, st, c, src)
+	dst := filepath.Join(t.TempDir(), "d")
+	for i := range 2 {
+		res := bring(t, st, snap, dst, restore.Options{InPlace: true, Verify: true})
+		clean(t, res)
+		same(t, scan(t, dst), scan(t, src))
+		if i > 0 && (res.Blobs > 0 || res.Written > 0 || res.Files > 0) {
+			t.Errorf("again: %+v", res)
+		}
+	}
+}
+
 // TestInPlaceStopped stops a restore in place in the middle: the file can be told from a complete one, others may not read it, and the next run completes it.
 func TestInPlaceStopped(t *testing.T) {
 	st, c := newRepo(t)
