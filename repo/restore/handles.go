@@ -105,7 +105,8 @@ type item struct {
 	check  bool // beside place: it is only compared, and restored whole if it differs
 	gaps   bool // there are holes or zeros to look after when the blobs are written
 	todo   atomic.Int32
-	differ atomic.Bool // of check
+	differ atomic.Bool // some of its bytes are not the snapshot's
+	wrote  atomic.Bool // some of its bytes were written
 
 	fail *failure // guarded by engine.mu
 
@@ -239,10 +240,15 @@ func (e *engine) abandon(it *item) {
 	}
 }
 
-// removePartial removes the temporary files of a run that ended early. Nobody uses any handle any more.
-func (e *engine) removePartial() {
-	e.partial.Range(func(it, _ any) bool {
-		e.abandon(it.(*item))
+// removePartial removes the temporary files of a run that ended early; where it was interrupted, those that the next run can go on with stay. Nobody
+// uses any handle any more.
+func (e *engine) removePartial(interrupted bool) {
+	e.partial.Range(func(p, _ any) bool {
+		if it := p.(*item); interrupted && (it.base || it.wrote.Load()) {
+			e.pool.Abandon(it)
+		} else {
+			e.abandon(it)
+		}
 		return true
 	})
 }

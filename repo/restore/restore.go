@@ -213,7 +213,8 @@ type counters struct {
 // is nil: then nothing was done.
 //
 // Errors match ErrForbidden, ErrFull, ErrNoSource, repo.ErrNeedRead, or are the repository's or the destination's. Everything that
-// concerns single entries is in the Result instead. After an error temporary files are removed, and what was complete stays.
+// concerns single entries is in the Result instead. After an error what was complete stays, and temporary files are removed; when ctx is done those stay
+// that the next run into the directory goes on with.
 func Run(ctx context.Context, r *repo.Repo, snap *repo.Snapshot, dst string, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
@@ -278,7 +279,7 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	}()
 	err = e.restore(ctx, first, pages, root)
 	pages.again = nil
-	e.removePartial()
+	e.removePartial(ctx.Err() != nil)
 	if err == nil && e.full.Load() {
 		err = ErrFull
 	}

@@ -520,6 +520,18 @@ func TestForbidden(t *testing.T) {
 	if got := paths(scan(t, keep)); len(got) != 1 {
 		t.Errorf("written: %q", got)
 	}
+	// Inside the destination it stays as it is.
+	write(t, src+"/sub/file", []byte("restored"))
+	snap = take(t, st, c, src)
+	dst := t.TempDir()
+	write(t, dst+"/sub/file", []byte("precious"))
+	res := bring(t, st, snap, dst, restore.Options{Forbidden: []string{dst + "/sub"}, Delete: true})
+	if res.ProblemCount != 1 || !errors.Is(res.Problems[0].Err, restore.ErrForbidden) {
+		t.Errorf("%+v", res)
+	}
+	if b, err := os.ReadFile(dst + "/sub/file"); string(b) != "precious" {
+		t.Errorf("%q, %v", b, err)
+	}
 }
 
 // dataPacks lists the data packs with their bytes.
@@ -676,13 +688,13 @@ func (*watch) Failed(string, error)  {}
 func (*watch) Verified(int64, int64) {}
 func (*watch) Mended(string, error)  {}
 
-// TestCancel stops a restore at many moments: what has a final name is whole, and no temporary file is left.
+// TestCancel stops a restore at many moments: what has a final name is whole, and the next run completes everything and leaves nothing.
 func TestCancel(t *testing.T) {
 	st, c := newRepo(t)
 	src := varied(t)
 	want := scan(t, src)
 	snap := take(t, st, c, src)
-	stopped := 0
+	stopped, kept := 0, 0
 	for after := range int64(16) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := &watch{done: func(entries, n int64) {
@@ -708,12 +720,19 @@ func TestCancel(t *testing.T) {
 		for path, s := range scan(t, dst) {
 			w, ok := want[path]
 			switch {
+			case strings.HasPrefix(filepath.Base(path), ".packhold-partial-"): // the next run goes on with it
+				kept++
 			case !ok:
 				t.Errorf("%q was left", path)
 			case s.node.Type == snapshot.File && s.data != w.data:
 				t.Errorf("%q is half written", path)
 			}
 		}
+		clean(t, bring(t, st, snap, dst, restore.Options{}))
+		same(t, scan(t, dst), want)
+	}
+	if kept == 0 {
+		t.Error("nothing was ever kept to go on with")
 	}
 	if stopped < 8 {
 		t.Errorf("only %d runs were stopped", stopped)

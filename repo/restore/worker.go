@@ -327,6 +327,7 @@ func (w *worker) write(ctx context.Context, r *ref, plain []byte) error {
 			}
 			w.e.note(it, &failure{err: err})
 		} else {
+			it.wrote.Store(true)
 			w.e.n.written.Add(uint64(len(plain)))
 			w.e.o.Progress.Done(0, int64(len(plain)))
 		}
