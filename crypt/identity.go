@@ -225,11 +225,11 @@ func signers(t Type) Role {
 	return 0
 }
 
-// Trust is whose signatures count: the root, and the hosts it certified. The zero Trust trusts nobody.
+// Trust is whose signatures count: the roots, and the hosts they certified. The zero Trust trusts nobody.
 // It may be used concurrently once it is no longer added to.
 type Trust struct {
 	Repo    RepoID
-	Root    ed25519.PublicKey
+	Roots   []ed25519.PublicKey       // the pinned one and its successors
 	hosts   map[HostID][]*Certificate // in the order added
 	revoked map[HostID]bool
 }
@@ -305,7 +305,12 @@ func (t *Trust) Check(typ Type, subject string, s *Signed) error {
 // CheckDetached is Check for a signature that stands apart from its body.
 func (t *Trust) CheckDetached(typ Type, subject string, signer HostID, body, sig []byte) error {
 	if signer == (HostID{}) {
-		return Verify(t.Root, typ, t.Repo, subject, &Signed{Body: body, Sig: sig})
+		for _, root := range t.Roots {
+			if Verify(root, typ, t.Repo, subject, &Signed{Body: body, Sig: sig}) == nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("verifying %v %s: %w", typ, subject, ErrSignature)
 	}
 	may := signers(typ)
 	for _, c := range t.hosts[signer] {

@@ -85,7 +85,7 @@ func TestCertificateFlips(t *testing.T) {
 	t.Parallel()
 	r := testRoot()
 	c := testCertificate(t, 1, RoleWriter)
-	trust := &Trust{Repo: testRepo, Root: r.Public()}
+	trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{r.Public()}}
 	check := func(b []byte) error {
 		s, err := ParseSigned(b)
 		if err != nil {
@@ -131,7 +131,7 @@ func TestRoles(t *testing.T) {
 	for _, typ := range allTypes() {
 		for bit := range 8 {
 			role := Role(1) << bit
-			trust := &Trust{Repo: testRepo, Root: root.Public()}
+			trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{root.Public()}}
 			trust.Add(id.Certificate("host", role, 1, time.Time{}))
 			s, err := ParseSigned(id.SignBody(typ, testRepo, "name", []byte("body")))
 			if err != nil {
@@ -142,7 +142,7 @@ func TestRoles(t *testing.T) {
 				t.Errorf("role %d signs %v: %v", role, typ, err)
 			}
 		}
-		trust := &Trust{Repo: testRepo, Root: root.Public()}
+		trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{root.Public()}}
 		s, err := ParseSigned(root.Sign(typ, "name", []byte("body")))
 		if err != nil || trust.Check(typ, "name", s) != nil {
 			t.Errorf("the root does not sign %v: %v", typ, err)
@@ -152,7 +152,7 @@ func TestRoles(t *testing.T) {
 
 func TestSignatureRefused(t *testing.T) {
 	root, id, other := testRoot(), testIdentity(t, 1), testIdentity(t, 2)
-	trust := &Trust{Repo: testRepo, Root: root.Public()}
+	trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{root.Public()}}
 	trust.Add(id.Certificate("one", allRoles, 1, time.Time{}))
 	trust.Add(other.Certificate("two", allRoles, 1, time.Time{}))
 	sig := Sign(id.Sign, TypeLease, testRepo, "name", []byte("body"))
@@ -168,7 +168,7 @@ func TestSignatureRefused(t *testing.T) {
 		"no signature":     trust.CheckDetached(TypeLease, "name", id.Host, []byte("body"), nil),
 		"short signature":  trust.CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig[:63]),
 		"long signature":   trust.CheckDetached(TypeLease, "name", id.Host, []byte("body"), append(sig[:64:64], 0)),
-		"other repository": (&Trust{Root: root.Public(), hosts: trust.hosts}).CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig),
+		"other repository": (&Trust{Roots: []ed25519.PublicKey{root.Public()}, hosts: trust.hosts}).CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig),
 		"nobody trusted":   (&Trust{}).CheckDetached(TypeLease, "name", id.Host, []byte("body"), sig),
 		"no root":          (&Trust{}).CheckDetached(TypeLease, "name", HostID{}, []byte("body"), sig),
 		"no key":           Verify(nil, TypeLease, testRepo, "name", &Signed{Body: []byte("body"), Sig: sig}),
@@ -237,7 +237,7 @@ func TestSigned(t *testing.T) {
 
 func TestTrust(t *testing.T) {
 	id := testIdentity(t, 1)
-	trust := &Trust{Repo: testRepo, Root: testRoot().Public()}
+	trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{testRoot().Public()}}
 	if trust.Certificate(id.Host) != nil || trust.Revoked(id.Host) || trust.Certificates() != nil {
 		t.Fatal("the zero Trust knows a host")
 	}

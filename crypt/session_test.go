@@ -2,6 +2,7 @@ package crypt
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -23,7 +24,7 @@ func testSession(t testing.TB, host byte, epoch uint32) (SessionKey, *SessionRec
 
 func testTrust(t testing.TB, roles Role, hosts ...byte) *Trust {
 	t.Helper()
-	trust := &Trust{Repo: testRepo, Root: testRoot().Public()}
+	trust := &Trust{Repo: testRepo, Roots: []ed25519.PublicKey{testRoot().Public()}}
 	for _, h := range hosts {
 		trust.Add(testIdentity(t, h).Certificate("host", roles, 1, time.Time{}))
 	}

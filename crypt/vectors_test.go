@@ -2,6 +2,7 @@ package crypt
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
@@ -310,7 +311,7 @@ func TestVectors(t *testing.T) {
 	equal("signature", Sign(host.Sign, typ, repo, v.Signature.Subject, v.Signature.Body), nil, v.Signature.Sig)
 	equal("signed", host.SignBody(typ, repo, v.Signature.Subject, v.Signature.Body), nil, v.Signature.Signed)
 
-	trust := &Trust{Repo: repo, Root: root.Public()}
+	trust := &Trust{Repo: repo, Roots: []ed25519.PublicKey{root.Public()}}
 	c, err := ParseCertificate(v.Certificate)
 	if err != nil {
 		t.Fatal(err)

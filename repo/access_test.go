@@ -186,7 +186,7 @@ func TestBundles(t *testing.T) {
 	t.Parallel()
 	base, _ := newTestRepo(t)
 	r := admin(t, base)
-	slots, _, err := r.ring(r.keys.Root).Slots(t.Context(), "")
+	slots, _, err := r.ring.Slots(t.Context(), "")
 	if err != nil || len(slots) != 1 {
 		t.Fatal(slots, err)
 	}

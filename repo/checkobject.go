@@ -62,7 +62,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 
 func (r *Repo) checkConfig(name string, b []byte) error {
 	c, err := format.ParseConfig(b)
-	if err == nil && (c.ID != r.config.ID || !bytes.Equal(c.Root, r.keys.Root)) {
+	if err == nil && (c.ID != r.config.ID || !bytes.Equal(c.Root, r.config.Root)) {
 		return tampered("checking", name, ErrForeign)
 	}
 	return err
@@ -76,7 +76,7 @@ func (r *Repo) checkSlot(name string, b []byte) error {
 	if !strings.HasSuffix(name, "/"+s.ID.String()) {
 		return tampered("checking", name, errors.New("it is another slot"))
 	}
-	if err := s.CheckSigned(r.keys.Root, r.config.ID); err != nil {
+	if err := r.ring.CheckSlot(s); err != nil {
 		return tampered("checking", name, err)
 	}
 	_, err = s.Label(r.config.ID, r.keys.Writes)

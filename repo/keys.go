@@ -14,9 +14,9 @@ type KeySlot struct {
 	Current    bool // the one this process opened
 }
 
-// ListKeys lists the key slots that the root signed. It needs a write secret only.
+// ListKeys lists the key slots that a root signed. It needs a write secret only.
 func (r *Repo) ListKeys(ctx context.Context) ([]KeySlot, error) {
-	slots, unread, err := r.ring(r.keys.Root).Slots(ctx, "")
+	slots, unread, err := r.ring.Slots(ctx, "")
 	if err == nil {
 		err = unread
 	}

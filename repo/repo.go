@@ -30,7 +30,7 @@ import (
 // Keys is what this process can open and sign.
 type Keys struct {
 	Repo     crypt.RepoID
-	Root     ed25519.PublicKey
+	Root     ed25519.PublicKey // the pinned one: the credential's, or the one that the passphrase vouches for
 	Writes   map[uint32]crypt.WriteSecret
 	Chunker  [32]byte
 	Identity *crypt.Identity               // nil: cannot store anything
@@ -60,6 +60,7 @@ type Repo struct {
 	storage  backends.Storage
 	config   *format.Config
 	keys     *Keys
+	ring     *keyring.Ring
 	trust    *crypt.Trust
 	settings *format.Settings
 	now      func() time.Time
@@ -105,18 +106,29 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 	if err := r.readConfig(ctx, a.Credential); err != nil {
 		return nil, err
 	}
+	pinned := r.config.Root
 	if a.Credential != nil {
 		r.keys = fromCredential(a.Credential)
+		pinned = r.keys.Root
+	}
+	var err error
+	if r.ring, err = keyring.Open(ctx, keyObjects{r}, r.config.ID, pinned); err != nil {
+		return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, err)
 	}
 	if len(a.Passphrase) > 0 {
 		if err := r.unlock(ctx, a); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("unlocking repository %x: %w", r.config.ID, err)
 		}
 	}
 	if r.keys == nil {
 		return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, keyring.ErrNoKey)
 	}
-	r.trust = &crypt.Trust{Repo: r.config.ID, Root: r.keys.Root}
+	if a.Credential != nil {
+		if err := r.readGrant(ctx); err != nil {
+			return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, err)
+		}
+	}
+	r.trust = &crypt.Trust{Repo: r.config.ID, Roots: r.ring.Roots()}
 	if err := r.readSettings(ctx); err != nil {
 		return nil, err
 	}
@@ -198,11 +210,16 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 			var cfg *format.Config
 			cfg, err = format.ParseConfig(b)
 			switch {
-			case errors.Is(err, crypt.ErrFormat):
-			case err != nil:
+			case err != nil && !errors.Is(err, crypt.ErrFormat):
 				err = damaged("reading", name, err)
-			case c != nil && (c.Repo != cfg.ID || !bytes.Equal(c.Root, cfg.Root)):
+			case err != nil:
+			case c != nil && c.Repo != cfg.ID:
 				err = tampered("reading", name, fmt.Errorf("repository %x: %w %x", cfg.ID, ErrForeign, c.Repo))
+			case c != nil && !bytes.Equal(c.Root, cfg.Root):
+				err = r.checkSuccessor(ctx, name, cfg, c.Root)
+			}
+			switch {
+			case err != nil:
 			case good == nil:
 				r.config, good = cfg, b
 			case !bytes.Equal(b, good): // a config never changes, so they are of two repositories
@@ -243,22 +260,38 @@ func fromCredential(c *crypt.Credential) *Keys {
 
 // addBundle merges what a key slot's holder has into what the credential gave.
 func (k *Keys) addBundle(b *crypt.Bundle) {
-	writes := make(map[uint32]crypt.WriteSecret)
-	for e, w := range k.Writes {
-		writes[e] = w
-	}
-	for e, w := range b.Writes {
-		writes[e] = w
-	}
-	k.Writes, k.Read, k.Admin, k.Chunker = writes, b.Read, b.Root, b.Chunker
+	k.addWrites(b.Writes)
+	k.Read, k.Admin, k.Chunker = b.Read, b.Root, b.Chunker
 	if k.Identity == nil {
 		k.Identity = b.Identity
 	}
 }
 
-// ring is where keys are found; root is who is believed so far.
-func (r *Repo) ring(root ed25519.PublicKey) *keyring.Ring {
-	return &keyring.Ring{Objects: keyObjects{r}, Repo: r.config.ID, Root: root}
+// addWrites leaves the credential's own map alone.
+func (k *Keys) addWrites(more map[uint32]crypt.WriteSecret) {
+	writes := make(map[uint32]crypt.WriteSecret)
+	maps.Copy(writes, k.Writes)
+	maps.Copy(writes, more)
+	k.Writes = writes
+}
+
+// checkSuccessor checks that root is a successor of the one that a config names. The config never changes, so it may name a root that is no longer
+// believed: its other fields count as the successor vouches for them, by its signature that it took over.
+func (r *Repo) checkSuccessor(ctx context.Context, name string, c *format.Config, root ed25519.PublicKey) error {
+	ring, err := keyring.Open(ctx, keyObjects{r}, c.ID, c.Root)
+	if err == nil && !ring.Believes(root) {
+		err = tampered("reading", name, fmt.Errorf("its root is none that this host knows: %w", ErrForeign))
+	}
+	return err
+}
+
+// readGrant adds the write secrets of epochs that began since this host's credential was made.
+func (r *Repo) readGrant(ctx context.Context) error {
+	g, err := r.ring.Grant(ctx, r.keys.Identity, r.keys.Writes, r.keys.Chunker)
+	if err == nil && g != nil {
+		r.keys.addWrites(g.Writes)
+	}
+	return err
 }
 
 // keyObjects is the repository as a keyring.Ring sees it.
@@ -294,22 +327,19 @@ func (o keyObjects) Reject(name string, why error, forged bool) error {
 
 // unlock opens a key slot with the passphrase, and the newest bundle for it.
 func (r *Repo) unlock(ctx context.Context, a Access) error {
-	root := r.config.Root
-	if r.keys != nil {
-		root = r.keys.Root
-	}
 	var o *keyring.Opened
 	var err error
 	if a.Paper != nil {
-		o, err = r.ring(root).OpenPaper(a.Passphrase, a.Paper)
+		o, err = r.ring.OpenPaper(a.Passphrase, a.Paper)
 	} else {
-		o, err = r.ring(root).Unlock(ctx, a.Passphrase, a.Hint)
+		o, err = r.ring.Unlock(ctx, a.Passphrase, a.Hint)
 	}
 	if err != nil {
-		return fmt.Errorf("unlocking repository %x: %w", r.config.ID, err)
+		return err
 	}
 	if r.keys == nil {
-		r.keys = &Keys{Repo: r.config.ID, Root: root}
+		r.keys = &Keys{Repo: r.config.ID, Root: o.Root}
+		r.ring.Pin(o.Root)
 	}
 	r.keys.Slot = o.Slot
 	r.keys.addBundle(o.Bundle)

@@ -4,7 +4,6 @@
 package keyring
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,45 +38,106 @@ const forged = true
 // ErrNoKey is matched where a key is needed that is not there, or cannot be used.
 var ErrNoKey = errors.New("no usable key")
 
-// Ring is where keys are looked for, and who is believed.
+// Ring is where keys are looked for, and whose count: those that a believed root signed. It is not for concurrent use.
 type Ring struct {
-	Objects Objects
-	Repo    crypt.RepoID
-	Root    ed25519.PublicKey // its key slots, bundles and grants count
+	objects     Objects
+	repo        crypt.RepoID
+	successions []*format.Succession
+	roots       []ed25519.PublicKey // believed: the pinned one first
 
 	rejected error // why the first of the objects that cannot be used is not
 }
 
+// The bounds of what is looked at.
+const (
+	maxRoots     = 1000
+	maxSlots     = 1024
+	maxSlotTries = 20  // without a hint: each wrong slot costs a key derivation, which a storage could make us pay for ever (restic #3776)
+	maxBundles   = 100 // of one slot, the newest first
+	maxGrants    = 100 // of one host, the newest first
+)
+
+// Open reads the successions of roots among o, and believes pinned and its successors.
+func Open(ctx context.Context, o Objects, repo crypt.RepoID, pinned ed25519.PublicKey) (*Ring, error) {
+	k := &Ring{objects: o, repo: repo}
+	names, err := o.List(ctx, "roots/")
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > maxRoots {
+		o.Reject("roots/", fmt.Errorf("%d successions, only %d are looked at", len(names), maxRoots), forged)
+		names = names[:maxRoots]
+	}
+	for _, name := range names {
+		object, bad, err := o.Fetch(ctx, name)
+		if err != nil {
+			return nil, err // who does not know the newest root takes what it signed for forged
+		}
+		var s *format.Succession
+		if bad == nil {
+			s, bad = format.ParseSuccession(repo, name, object)
+		}
+		switch {
+		case bad == nil:
+			k.successions = append(k.successions, s)
+		case !errors.Is(bad, fs.ErrNotExist):
+			o.Reject(name, bad, errors.Is(bad, crypt.ErrSignature))
+		}
+	}
+	k.Pin(pinned)
+	return k, nil
+}
+
+// Pin believes root and its successors alone: the new root of every succession whose old root is believed. Their predecessors are not: what they
+// could sign must not outlive them where somebody pinned a later one.
+func (k *Ring) Pin(root ed25519.PublicKey) { k.roots = k.line(root) }
+
+// line is root and its successors.
+func (k *Ring) line(root ed25519.PublicKey) []ed25519.PublicKey {
+	line := []ed25519.PublicKey{root}
+	for i := 0; i < len(line); i++ {
+		for _, s := range k.successions {
+			if line[i].Equal(ed25519.PublicKey(s.Old)) && !among(line, s.New) {
+				line = append(line, s.New)
+			}
+		}
+	}
+	return line
+}
+
+func among(roots []ed25519.PublicKey, root ed25519.PublicKey) bool {
+	return slices.ContainsFunc(roots, func(r ed25519.PublicKey) bool { return r.Equal(root) })
+}
+
+// Roots returns the believed roots: the pinned one, then its successors.
+func (k *Ring) Roots() []ed25519.PublicKey { return k.roots }
+
+// Believes reports whether root is the pinned one or a successor of it.
+func (k *Ring) Believes(root ed25519.PublicKey) bool { return among(k.roots, root) }
+
 // reject is Objects.Reject.
 func (k *Ring) reject(name string, why error, forged bool) error {
-	why = k.Objects.Reject(name, why, forged)
+	why = k.objects.Reject(name, why, forged)
 	if k.rejected == nil {
 		k.rejected = why
 	}
 	return why
 }
 
-// The bounds of what is looked at.
-const (
-	maxSlots     = 1024
-	maxSlotTries = 20  // without a hint: each wrong slot costs a key derivation, which a storage could make us pay for ever (restic #3776)
-	maxBundles   = 100 // of one slot, the newest first
-)
-
 // Slot is a copy of a key slot that parses.
 type Slot struct {
 	*crypt.Slot
 	Name   string // of its object
-	Signed bool   // by the root
+	Signed bool   // by a believed root
 }
 
-// Slots reads the key slots whose ids begin with hint: those that the root signed first, then copies of others, each in the order of their names.
+// Slots reads the key slots whose ids begin with hint: those that a believed root signed first, then copies of others, each in the order of their names.
 // A bad copy is rejected and never hides a good one; a copy of another content than the signed one is left out. unread is why the storage
 // gave no copy of some slot.
 func (k *Ring) Slots(ctx context.Context, hint string) (found []Slot, unread, err error) {
 	byID := make(map[string][]string) // id -> names
 	for _, prefix := range slices.Backward(format.SlotPrefixes[:]) {
-		names, err := k.Objects.List(ctx, prefix)
+		names, err := k.objects.List(ctx, prefix)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -104,7 +165,7 @@ func (k *Ring) Slots(ctx context.Context, hint string) (found []Slot, unread, er
 			case err != nil: // the next copy may be on a good sector
 				failed = err
 			case s == nil:
-			case s.CheckSigned(k.Root, k.Repo) != nil:
+			case k.CheckSlot(s) != nil:
 				bad = append(bad, Slot{s, name, false})
 			case len(signed) == before:
 				signed = append(signed, Slot{s, name, true})
@@ -123,9 +184,14 @@ func (k *Ring) Slots(ctx context.Context, hint string) (found []Slot, unread, er
 	return append(signed, others...), unread, nil
 }
 
+// CheckSlot verifies that a believed root made s. A failure matches crypt.ErrSignature.
+func (k *Ring) CheckSlot(s *crypt.Slot) error {
+	return signed(k.roots, func(root ed25519.PublicKey) error { return s.CheckSigned(root, k.repo) })
+}
+
 // slot reads one copy; nil is one that cannot be used. An error is the storage's, and noted.
 func (k *Ring) slot(ctx context.Context, name, id string) (*crypt.Slot, error) {
-	object, bad, err := k.Objects.Fetch(ctx, name)
+	object, bad, err := k.objects.Fetch(ctx, name)
 	if err != nil {
 		k.reject(name, err, !forged)
 		return nil, err
@@ -147,8 +213,8 @@ func (k *Ring) slot(ctx context.Context, name, id string) (*crypt.Slot, error) {
 
 // Opened is what a passphrase opened.
 type Opened struct {
-	Slot   crypt.SlotID // zero for an exported key
-	Root   ed25519.PublicKey
+	Slot   crypt.SlotID      // zero for an exported key
+	Root   ed25519.PublicKey // that the passphrase vouches for: believed, and for whoever has no credential the one to Pin
 	Bundle *crypt.Bundle
 }
 
@@ -170,13 +236,13 @@ func (k *Ring) Unlock(ctx context.Context, passphrase []byte, hint string) (*Ope
 		if !s.Signed && slots[0].Signed {
 			break // junk says nothing about the passphrase
 		}
-		open, err := s.Open(passphrase, k.Repo)
+		open, err := s.Open(passphrase, k.repo)
 		var b *crypt.Bundle
 		switch {
 		case errors.Is(err, crypt.ErrPassphrase):
 		case err != nil:
 			k.reject(s.Name, err, !forged)
-		case !bytes.Equal(open.Root, k.Root):
+		case !k.Believes(open.Root):
 			err = k.reject(s.Name, crypt.ErrSignature, forged)
 		default:
 			if b, err = k.bundle(ctx, open); err == nil {
@@ -199,37 +265,97 @@ func (k *Ring) Unlock(ctx context.Context, passphrase []byte, hint string) (*Ope
 
 // OpenPaper opens an exported key.
 func (k *Ring) OpenPaper(passphrase, paper []byte) (*Opened, error) {
-	b, root, err := crypt.OpenPaper(passphrase, k.Repo, paper)
+	b, root, err := crypt.OpenPaper(passphrase, k.repo, paper)
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(root, k.Root) {
+	if !k.Believes(root) {
 		return nil, k.reject("key file", crypt.ErrSignature, forged)
 	}
 	return &Opened{Root: root, Bundle: b}, nil
 }
 
-// bundle opens the bundle of the highest generation that opens.
+// bundle opens the bundle of the highest generation that opens, signed by the root in the slot or a successor of it.
 func (k *Ring) bundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bundle, error) {
 	all, err := k.numbered(ctx, "bundles/", o.Slot.ID.String())
 	if err != nil {
 		return nil, err
 	}
+	roots := k.line(o.Root)
 	last := fmt.Errorf("no bundle for key slot %v: %w", o.Slot.ID, ErrNoKey)
 	for _, c := range all[:min(len(all), maxBundles)] {
 		object, bad, err := k.fetchHashed(ctx, c.name)
 		if err != nil {
 			return nil, err // an older bundle is no answer to a storage that fails: it lacks the newest keys
 		}
+		var b *crypt.Bundle
 		if bad == nil {
-			var b *crypt.Bundle
-			if b, bad = o.OpenBundle(c.number, object); bad == nil {
-				return b, nil
-			}
+			bad = signed(roots, func(root ed25519.PublicKey) (err error) {
+				by := *o
+				by.Root = root
+				b, err = by.OpenBundle(c.number, object)
+				return err
+			})
 		}
-		last = k.reject(c.name, bad, !forged)
+		if bad == nil {
+			return b, nil
+		}
+		last = k.reject(c.name, bad, errors.Is(bad, crypt.ErrSignature))
 	}
 	return nil, last
+}
+
+// signed opens what one of the roots signed. What none signed matches crypt.ErrSignature.
+func signed(roots []ed25519.PublicKey, open func(root ed25519.PublicKey) error) (err error) {
+	for _, root := range roots {
+		if err = open(root); !errors.Is(err, crypt.ErrSignature) {
+			break
+		}
+	}
+	return err
+}
+
+// Grant opens the newest grant for id, unless held has the write secret of its epoch already: then, and where there is none, it is nil.
+// What contradicts held or chunker is rejected: neither ever changes.
+func (k *Ring) Grant(ctx context.Context, id *crypt.Identity, held map[uint32]crypt.WriteSecret, chunker [32]byte) (*crypt.Grant, error) {
+	all, err := k.numbered(ctx, "grants/", id.Host.String())
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(c numbered) bool { return c.number > math.MaxUint32 })
+	for _, c := range all[:min(len(all), maxGrants)] {
+		if _, ok := held[uint32(c.number)]; ok {
+			break // a grant has the secrets of all earlier epochs
+		}
+		object, bad, err := k.fetchHashed(ctx, c.name)
+		if err != nil {
+			return nil, err // an older grant is no answer to a storage that fails
+		}
+		var g *crypt.Grant
+		if bad == nil {
+			bad = signed(k.roots, func(root ed25519.PublicKey) (err error) {
+				g, err = id.OpenGrant(k.repo, root, uint32(c.number), object)
+				return err
+			})
+		}
+		if bad == nil && contradicts(g, held, chunker) {
+			bad = fmt.Errorf("other secrets than this host has: %w", crypt.ErrSignature)
+		}
+		if bad == nil {
+			return g, nil
+		}
+		k.reject(c.name, bad, errors.Is(bad, crypt.ErrSignature))
+	}
+	return nil, nil
+}
+
+func contradicts(g *crypt.Grant, held map[uint32]crypt.WriteSecret, chunker [32]byte) bool {
+	for epoch, w := range g.Writes {
+		if h, ok := held[epoch]; ok && h != w {
+			return true
+		}
+	}
+	return g.Chunker != chunker
 }
 
 // numbered is an object <prefix><number>-<id>-<hash>.
@@ -240,7 +366,7 @@ type numbered struct {
 
 // numbered lists the objects of an id, by number, the highest first.
 func (k *Ring) numbered(ctx context.Context, prefix, id string) (all []numbered, err error) {
-	names, err := k.Objects.List(ctx, prefix)
+	names, err := k.objects.List(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +385,7 @@ func (k *Ring) numbered(ctx context.Context, prefix, id string) (all []numbered,
 
 // fetchHashed is Objects.Fetch of an object that is named by its hash.
 func (k *Ring) fetchHashed(ctx context.Context, name string) (object []byte, bad, err error) {
-	object, bad, err = k.Objects.Fetch(ctx, name)
+	object, bad, err = k.objects.Fetch(ctx, name)
 	if bad == nil && err == nil && !strings.HasSuffix(name, crypt.Sum(object).String()) {
 		bad = format.ErrName
 	}
