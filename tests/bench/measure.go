@@ -15,10 +15,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"packhold/tests/cgroup"
 )
 
 // sampleEvery is how often anonymous memory is looked at.
@@ -187,7 +188,7 @@ func timed(cmd *exec.Cmd) (row, error) {
 		tick := time.NewTicker(sampleEvery)
 		defer tick.Stop()
 		for {
-			most = max(most, anonymous(cmd.Process.Pid))
+			most = max(most, cgroup.Anonymous(cmd.Process.Pid))
 			select {
 			case <-tick.C:
 			case <-stop:
@@ -207,24 +208,6 @@ func timed(cmd *exec.Cmd) (row, error) {
 		return r, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out.Bytes()[max(0, out.Len()-2000):])
 	}
 	return r, nil
-}
-
-// anonymous returns RssAnon of a process in bytes, 0 if it has ended.
-func anonymous(pid int) int64 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return 0
-	}
-	_, rest, found := strings.Cut(string(b), "RssAnon:")
-	if !found {
-		return 0
-	}
-	fields := strings.Fields(rest)
-	n, err := strconv.ParseInt(fields[0], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n << 10
 }
 
 // allocated adds up the blocks of everything below dir.
