@@ -11,6 +11,8 @@
 //	restore  the last snapshot into an empty folder, compared with the source afterwards
 //	check    everything stored is read and verified
 //
+// With the word scale as first argument it measures packhold alone against the number of files and blobs, and draws the plot.
+//
 // Every tool runs with its defaults but for borg's compression, which is zstd,1: its default lz4 compresses less than the others.
 package main
 
@@ -43,7 +45,13 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, parse()); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "scale" {
+		err = runScale(ctx, os.Args[2:])
+	} else {
+		err = run(ctx, parse())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
