@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -26,7 +27,97 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkCache measures a cache of 10,000,000 blobs (600,000 with -short, PACKHOLD_SCALE_BLOBS if set) in packs of 43. IDs are
+// blobsPerPack is that of packs of 32 MiB, with chunks of 448 KiB that compress by a half and some small files.
+const blobsPerPack = 43
+
+// drawnID is the ID of a blob that begins with key.
+func drawnID(key uint64) (id crypt.ID) {
+	binary.BigEndian.PutUint64(id[:], key)
+	binary.LittleEndian.PutUint64(id[8:], key*0x9E3779B97F4A7C15)
+	return id
+}
+
+// writeDrawnCache writes a cache of as many entries and returns the keys of their IDs, ascending.
+func writeDrawnCache(t testing.TB, path string, rng *rand.Rand, entries int) []uint64 {
+	t.Helper()
+	packs := entries / blobsPerPack
+	keys := make([]uint64, entries)
+	for i := range keys {
+		keys[i] = rng.Uint64()
+	}
+	slices.Sort(keys)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newCacheWriter(f, testKey(1), []segmentRef{{testID(1), uint32(packs)}}, uint64(entries))
+	for _, key := range keys {
+		e := Entry{drawnID(key), uint32(rng.IntN(packs)), 48, 1000, 2000, crypt.ZstdDefault}
+		if err := w.entry(&e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.fanOut(); err != nil {
+		t.Fatal(err)
+	}
+	for range packs {
+		if err := w.pack(&PackInfo{PackID: PackID{Name: testID(rng.Int())}, Kind: crypt.TypeDataPack, Size: 32 << 20}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.sessions([][32]byte{testID(5)}, func(int) ([]byte, error) { return testSession(1), nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// A blob of the cache takes 60 bytes of the file, which is mapped, and 8 of the heap even if every pack was looked at.
+func TestMemoryPerBlob(t *testing.T) {
+	const blobs, mapped, heap = 200_000, 60, 8
+	path := filepath.Join(t.TempDir(), "cache")
+	keys := writeDrawnCache(t, path, rand.New(rand.NewPCG(1, 2)), blobs)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > mapped*blobs {
+		t.Errorf("%d bytes of file a blob, want at most %d", info.Size()/blobs, mapped)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	x, cold := Open(path, testKey(1))
+	if cold != nil {
+		t.Fatal(cold)
+	}
+	defer x.Close()
+	if x.base.src.data == nil {
+		t.Error("the file is not mapped")
+	}
+	for _, key := range keys {
+		if _, ok := x.Lookup(drawnID(key)); !ok {
+			t.Fatalf("%x is absent: %v", key, x.Err())
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > heap*blobs {
+		t.Errorf("%.1f bytes of heap a blob, want at most %d", float64(n)/blobs, heap)
+	} else {
+		t.Logf("%.1f bytes of file a blob, %.1f of heap", float64(info.Size())/blobs, float64(n)/blobs)
+	}
+	runtime.KeepAlive(x)
+	runtime.KeepAlive(keys)
+}
+
+// BenchmarkCache measures a cache of 10,000,000 blobs (600,000 with -short, PACKHOLD_SCALE_BLOBS if set) in packs
+// of 43. IDs are
 // drawn as hashes are: evenly spaced ones would make every guess of their place right. cpu-ns/op leaves out the time that other
 // programs took from this one.
 func BenchmarkCache(b *testing.B) {
@@ -36,52 +127,15 @@ func BenchmarkCache(b *testing.B) {
 	}
 	if s := os.Getenv("PACKHOLD_SCALE_BLOBS"); s != "" {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 43 {
+		if err != nil || n < blobsPerPack {
 			b.Fatalf("PACKHOLD_SCALE_BLOBS=%s", s)
 		}
 		entries = n
 	}
-	packs := entries / 43
 	path := filepath.Join(b.TempDir(), "cache")
 	rng := rand.New(rand.NewPCG(3, 4))
-	keys := make([]uint64, entries)
-	for i := range keys {
-		keys[i] = rng.Uint64()
-	}
-	slices.Sort(keys)
-	id := func(key uint64) (id crypt.ID) {
-		binary.BigEndian.PutUint64(id[:], key)
-		binary.LittleEndian.PutUint64(id[8:], key*0x9E3779B97F4A7C15)
-		return id
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	w := newCacheWriter(f, testKey(1), []segmentRef{{testID(1), uint32(packs)}}, uint64(entries))
-	for _, key := range keys {
-		e := Entry{id(key), uint32(rng.IntN(packs)), 48, 1000, 2000, crypt.ZstdDefault}
-		if err := w.entry(&e); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := w.fanOut(); err != nil {
-		b.Fatal(err)
-	}
-	for range packs {
-		if err := w.pack(&PackInfo{PackID: PackID{Name: testID(rng.Int())}, Kind: crypt.TypeDataPack, Size: 32 << 20}, 0); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := w.sessions([][32]byte{testID(5)}, func(int) ([]byte, error) { return testSession(1), nil }); err != nil {
-		b.Fatal(err)
-	}
-	if err := w.finish(); err != nil {
-		b.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		b.Fatal(err)
-	}
+	keys := writeDrawnCache(b, path, rng, entries)
+	id := drawnID
 	b.Run("open", func(b *testing.B) {
 		for b.Loop() {
 			x, cold := Open(path, testKey(1))
