@@ -15,6 +15,7 @@ import (
 	"packhold/crypt/canon"
 	"packhold/crypt/keyring"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // slotBody is a key slot's body, to craft hostile ones (crypt keeps its own form to itself).
@@ -91,7 +92,7 @@ func TestSlots(t *testing.T) {
 	base, _ := newTestRepo(t)
 	root := admin(t, base).keys.Admin
 	names := slotNames(t, base)
-	good, err := Fetch(t.Context(), base, names[0])
+	good, err := stored.Fetch(t.Context(), base, names[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func TestBundles(t *testing.T) {
 func TestJunkSlots(t *testing.T) {
 	t.Parallel()
 	base, _ := newTestRepo(t)
-	good, err := Fetch(t.Context(), base, slotNames(t, base)[0])
+	good, err := stored.Fetch(t.Context(), base, slotNames(t, base)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,11 +252,11 @@ func TestConfigs(t *testing.T) {
 	if _, err := MakeRepo(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	good, err := Fetch(t.Context(), base, "config")
+	good, err := stored.Fetch(t.Context(), base, "config")
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := Fetch(t.Context(), other, "config")
+	foreign, err := stored.Fetch(t.Context(), other, "config")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // adopt finds the packs that a crashed or interrupted session of this host stored and no index names, so that they need not be
@@ -77,24 +78,24 @@ type lease struct {
 
 // openSessions reads the leases. One that cannot be read counts as the session that its name says, of an unknown host.
 func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, error) {
-	infos, _, err := List(ctx, r.storage, "leases/")
+	infos, _, err := stored.List(ctx, r.storage, "leases/")
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[crypt.SessionID]*lease)
-	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		id, err2 := format.LeaseSession(i.Name)
 		if err2 != nil {
-			return damaged("listing", i.Name, err2)
+			return stored.Damaged("listing", i.Name, err2)
 		}
 		var l *format.Lease
 		if err == nil {
 			l, err = r.parseLease(i.Name, object)
 		}
 		switch {
-		case isMissing(err):
+		case stored.Missing(err):
 			return nil
-		case isolated(err):
+		case stored.Isolated(err):
 			r.problem(i.Name, err)
 		case err != nil:
 			return err
@@ -116,10 +117,10 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 		return nil, err
 	}
 	for id, l := range out {
-		switch _, err := Stat(ctx, r.storage, "snapshots/"+id.String()); {
+		switch _, err := stored.Stat(ctx, r.storage, "snapshots/"+id.String()); {
 		case err == nil:
 			l.ended = true
-		case !isMissing(err):
+		case !stored.Missing(err):
 			return nil, err
 		}
 	}
@@ -133,7 +134,7 @@ func (r *Repo) parseLease(name string, object []byte) (*format.Lease, error) {
 		return nil, err
 	}
 	if l.Host != signer || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session || format.LeaseName(l.Session, l.Renewal) != name {
-		return nil, tampered("reading", name, errors.New("the session is not its signer's, or its name is another's"))
+		return nil, stored.Tampered("reading", name, errors.New("the session is not its signer's, or its name is another's"))
 	}
 	return l, nil
 }
@@ -150,7 +151,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 	}
 	n := 0
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, _, err := List(ctx, r.storage, prefix)
+		infos, _, err := stored.List(ctx, r.storage, prefix)
 		if err != nil {
 			return n, err
 		}
@@ -180,7 +181,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 				return n, err
 			case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
 				r.problem(i.Name, err)
-			case isMissing(err):
+			case stored.Missing(err):
 			default:
 				return n, err
 			}
@@ -218,14 +219,14 @@ func (r *Repo) ownPacks(x *index.Index) (map[index.PackID]bool, error) {
 func (r *Repo) checkWhole(ctx context.Context, i backends.Info, id crypt.ID) error {
 	b, err := r.storage.Get(ctx, i.Name, 0, i.Size)
 	if err != nil {
-		return storageErr("reading", i.Name, err)
+		return stored.Failed("reading", i.Name, err)
 	}
 	rep, err := pack.Verify(b, id, nil)
 	if err != nil {
-		return damaged("reading", i.Name, err)
+		return stored.Damaged("reading", i.Name, err)
 	}
 	if !rep.OK() {
-		return damaged("reading", i.Name, fmt.Errorf("%d shards fail", len(rep.Bad)))
+		return stored.Damaged("reading", i.Name, fmt.Errorf("%d shards fail", len(rep.Bad)))
 	}
 	return nil
 }
@@ -234,35 +235,35 @@ func (r *Repo) checkWhole(ctx context.Context, i backends.Info, id crypt.ID) err
 // Errors match ErrDamaged, ErrTampered, or are the storage's.
 func (r *Repo) ReadTable(ctx context.Context, id crypt.ID, tree bool, i backends.Info) (*pack.Trailer, *pack.Table, error) {
 	if i.Size > pack.MaxFile {
-		return nil, nil, damaged("reading", i.Name, fmt.Errorf("%d bytes, the limit is %d", i.Size, pack.MaxFile))
+		return nil, nil, stored.Damaged("reading", i.Name, fmt.Errorf("%d bytes, the limit is %d", i.Size, pack.MaxFile))
 	}
 	n := min(i.Size, pack.MaxTrailer)
 	b, err := r.storage.Get(ctx, i.Name, i.Size-n, n)
 	if err != nil {
-		return nil, nil, storageErr("reading", i.Name, err)
+		return nil, nil, stored.Failed("reading", i.Name, err)
 	}
 	t, err := pack.ParseTrailer(b)
 	if err == nil && (t.Name() != id || int64(t.FileSize()) != i.Size || (t.Header.Type == crypt.TypeTreePack) != tree) {
 		err = errors.New("the trailer does not match the name")
 	}
 	if err != nil {
-		return nil, nil, damaged("reading", i.Name, err)
+		return nil, nil, stored.Damaged("reading", i.Name, err)
 	}
 	sealed, err := r.storage.Get(ctx, i.Name, int64(t.TableOffset()), int64(t.TableSize))
 	if err != nil {
-		return nil, nil, storageErr("reading", i.Name, err)
+		return nil, nil, stored.Failed("reading", i.Name, err)
 	}
 	w, ok := r.keys.Writes[t.Header.Epoch]
 	if !ok {
-		return nil, nil, damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, keyring.ErrNoKey))
+		return nil, nil, stored.Damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, keyring.ErrNoKey))
 	}
 	plain, err := w.OpenTable(r.config.ID, t.Header, t.TableSalt, sealed)
 	if err != nil {
-		return nil, nil, damaged("reading", i.Name, err)
+		return nil, nil, stored.Damaged("reading", i.Name, err)
 	}
 	table, err := pack.ParseTable(plain, t)
 	if err != nil {
-		return nil, nil, damaged("reading", i.Name, err)
+		return nil, nil, stored.Damaged("reading", i.Name, err)
 	}
 	rec, err := crypt.ParseSessionRecord(table.Session)
 	if err == nil {
@@ -273,7 +274,7 @@ func (r *Repo) ReadTable(ctx context.Context, id crypt.ID, tree bool, i backends
 		err = r.trust.CheckDetached(crypt.TypePackTable, rec.Session.String(), rec.Host, d[:], table.Signature[:])
 	}
 	if err != nil {
-		return nil, nil, tampered("reading", i.Name, err)
+		return nil, nil, stored.Tampered("reading", i.Name, err)
 	}
 	return t, table, nil
 }

@@ -9,6 +9,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // CheckObject checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,
@@ -18,7 +19,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 		if err == nil || errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) {
 			return err
 		}
-		return damaged("checking", name, err)
+		return stored.Damaged("checking", name, err)
 	}
 	prefix, rest, _ := strings.Cut(name, "/")
 	switch prefix {
@@ -63,7 +64,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 func (r *Repo) checkConfig(name string, b []byte) error {
 	c, err := format.ParseConfig(b)
 	if err == nil && (c.ID != r.config.ID || !bytes.Equal(c.Root, r.config.Root)) {
-		return tampered("checking", name, ErrForeign)
+		return stored.Tampered("checking", name, ErrForeign)
 	}
 	return err
 }
@@ -74,10 +75,10 @@ func (r *Repo) checkSlot(name string, b []byte) error {
 		return err
 	}
 	if !strings.HasSuffix(name, "/"+s.ID.String()) {
-		return tampered("checking", name, errors.New("it is another slot"))
+		return stored.Tampered("checking", name, errors.New("it is another slot"))
 	}
 	if err := r.ring.CheckSlot(s); err != nil {
-		return tampered("checking", name, err)
+		return stored.Tampered("checking", name, err)
 	}
 	_, err = s.Label(r.config.ID, r.keys.Writes)
 	return err
@@ -114,7 +115,7 @@ func (r *Repo) checkControl(prefix, name, rest string, b []byte) (err error) {
 func (r *Repo) parseVerified(name string, object []byte) (*format.Verified, error) {
 	v, signer, err := openBody[format.Verified](r, crypt.TypeVerified, name, object)
 	if err == nil && v.Host != signer {
-		return nil, tampered("reading", name, errors.New("its signer is another host"))
+		return nil, stored.Tampered("reading", name, errors.New("its signer is another host"))
 	}
 	return v, err
 }
@@ -123,14 +124,14 @@ func (r *Repo) parseVerified(name string, object []byte) (*format.Verified, erro
 func (r *Repo) parseCopied(name string, copied []byte) (*snapshot.Record, error) {
 	session, object, err := format.SplitCopied(name, copied)
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	rec, err := r.SnapshotObject("snapshots/"+session.String(), object)
 	if err != nil {
 		return nil, err
 	}
 	if rec.Kind != snapshot.Snapshot {
-		return nil, damaged("reading", name, errors.New("not the record of a snapshot"))
+		return nil, stored.Damaged("reading", name, errors.New("not the record of a snapshot"))
 	}
 	return rec, nil
 }
@@ -140,7 +141,7 @@ func (r *Repo) parseCopied(name string, copied []byte) (*snapshot.Record, error)
 func (r *Repo) parseGroup(name string, object []byte) (g *format.Group, shards [][]byte, whole bool, err error) {
 	sealed, parity, err := format.SplitGroup(object)
 	if err != nil {
-		return nil, nil, false, damaged("reading", name, err)
+		return nil, nil, false, stored.Damaged("reading", name, err)
 	}
 	// The sealed body is opened as if it were the object: its type is one that is named by its hash.
 	if g, _, err = openBody[format.Group](r, crypt.TypeGroup, "group/"+crypt.Sum(sealed).String(), sealed); err != nil {
@@ -155,9 +156,9 @@ func (r *Repo) parseSuccession(name string, object []byte) (*format.Succession, 
 	s, err := format.ParseSuccession(r.config.ID, name, object)
 	switch {
 	case errors.Is(err, crypt.ErrSignature):
-		return nil, tampered("reading", name, err)
+		return nil, stored.Tampered("reading", name, err)
 	case err != nil:
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	return s, nil
 }

@@ -10,6 +10,7 @@ import (
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // exclusions is what the condemned sets and finals say.
@@ -27,7 +28,7 @@ type exclusions struct {
 // of its set are not relied on either: that costs storing a blob twice, the other mistake costs the blob. For the same reason what a revoked host
 // signed is half believed: its packs are not relied on, and may be read as long as they are there.
 func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
-	infos, _, err := List(ctx, r.storage, "condemned/")
+	infos, _, err := stored.List(ctx, r.storage, "condemned/")
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +40,7 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		}
 	}
 	final := make(map[string]bool) // there is a final; whether it can be read
-	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
 		var packs []format.PackRef
 		var signer crypt.HostID
@@ -56,8 +57,8 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 			} else {
 				add(packs, index.Final)
 			}
-		case err == nil, isMissing(err): // swept between the listing and now
-		case isolated(err):
+		case err == nil, stored.Missing(err): // swept between the listing and now
+		case stored.Isolated(err):
 			r.problem(i.Name, err)
 			if suffix == "final" {
 				final[id] = false
@@ -104,7 +105,7 @@ func (r *Repo) parseSet(name, suffix string, object []byte) (packs []format.Pack
 		}
 	}
 	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("condemned/%x", id)) {
-		err = damaged("reading", name, errors.New("it speaks of another set"))
+		err = stored.Damaged("reading", name, errors.New("it speaks of another set"))
 	}
 	if err != nil {
 		return nil, signer, err

@@ -9,6 +9,7 @@ import (
 	"packhold/crypt"
 	"packhold/crypt/canon"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // update makes tests write what they otherwise compare with: vectors that are missing, and golden repositories anew.
@@ -47,7 +48,7 @@ func (r *Repo) sealGroup(g *format.Group, shards [][]byte) (string, []byte, erro
 
 // put stores an object.
 func (r *Repo) put(ctx context.Context, name string, object []byte) error {
-	return Put(ctx, r.storage, name, object, backends.PutOptions{})
+	return stored.Put(ctx, r.storage, name, object, backends.PutOptions{})
 }
 
 // PutControl seals body as r's host, or the root, and stores it under name or, for content-named types, below the prefix name.

@@ -11,6 +11,7 @@ import (
 	"packhold/pack"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 func TestGroup(t *testing.T) {
@@ -117,7 +118,7 @@ func TestLimits(t *testing.T) {
 func TestCopied(t *testing.T) {
 	st, c := newTestRepo(t)
 	snap := store(t, openWriter(t, st, c), []byte("a"))
-	object, err := Fetch(t.Context(), st, snap.Name)
+	object, err := stored.Fetch(t.Context(), st, snap.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ import (
 	"packhold/repo/localfs"
 	"packhold/repo/restore"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // The golden repositories of format 1, testdata/golden/<name>: every later version opens them. They are made once, by
@@ -372,10 +373,10 @@ func (g golden) make(t *testing.T, dir string) {
 	put(prune, crypt.TypeCondemnedFinal, base+".final", format.CondemnedFinal{ID: set, Time: goldenNow.Unix(), Packs: gone})
 
 	last := snaps[2]
-	object, err := repo.Fetch(ctx, s, last.Name)
+	object, err := stored.Fetch(ctx, s, last.Name)
 	must(err)
 	put(boss, crypt.TypeForgotten, "forgotten/", format.Forgotten{Session: last.ID(), Object: last.Object, Record: object, Host: hostOf(boss), Time: goldenNow.Unix(), Reason: "keep-last 2"})
-	first, err := repo.Fetch(ctx, s, snaps[0].Name)
+	first, err := stored.Fetch(ctx, s, snaps[0].Name)
 	must(err)
 	name, copied := format.JoinCopied(snaps[0].ID(), first)
 	must(s.Put(ctx, name, copied, backends.PutOptions{}))

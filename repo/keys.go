@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"fmt"
+
 	"packhold/crypt"
 )
 

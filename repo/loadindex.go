@@ -14,6 +14,7 @@ import (
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // LoadIndex reads what the storage says of packs: first the condemned sets and finals, then the index segments, as far as the
@@ -72,7 +73,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	infos, _, err := List(ctx, r.storage, "index/")
+	infos, _, err := stored.List(ctx, r.storage, "index/")
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	for _, i := range infos {
 		id, err := crypt.ParseID(strings.TrimPrefix(i.Name, "index/"))
 		if err != nil {
-			return damaged("listing", i.Name, err)
+			return stored.Damaged("listing", i.Name, err)
 		}
 		live[id] = struct{}{}
 	}
@@ -122,20 +123,20 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 // readVerified reads what readers found lost: packs, which it adds to excluded, and copies of blobs. Both count as absent for dedup, so
 // that the next backup stores them again.
 func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
-	infos, _, err := List(ctx, r.storage, "verified/")
+	infos, _, err := stored.List(ctx, r.storage, "verified/")
 	if err != nil {
 		return nil, err
 	}
 	lost := make(map[crypt.ID][]index.PackID)
-	return lost, r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	return lost, stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var v *format.Verified
 		if err == nil {
 			v, err = r.parseVerified(i.Name, object)
 		}
 		switch {
-		case isMissing(err):
+		case stored.Missing(err):
 			return nil
-		case isolated(err):
+		case stored.Isolated(err):
 			r.problem(i.Name, err)
 			return nil
 		case err != nil:
@@ -168,14 +169,14 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	seg, err := l.r.Segment(ctx, name)
 	if err == nil {
 		if err = l.x.AddSegment(id, seg); err != nil {
-			err = damaged("reading", name, err)
+			err = stored.Damaged("reading", name, err)
 		}
 	}
 	switch {
-	case isolated(err):
+	case stored.Isolated(err):
 		l.r.problem(name, err)
 		return nil
-	case isMissing(err): // compacted between the listing and now: what replaced it was listed, or the reader that misses it looks again
+	case stored.Missing(err): // compacted between the listing and now: what replaced it was listed, or the reader that misses it looks again
 		return nil
 	case err != nil:
 		return err
@@ -194,7 +195,7 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
 	listed := make(map[index.PackID]int64) // sizes
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, _, err := List(ctx, r.storage, prefix)
+		infos, _, err := stored.List(ctx, r.storage, prefix)
 		if err != nil {
 			return err
 		}
@@ -242,7 +243,7 @@ func (r *Repo) absentSession(record []byte) bool {
 // Segment reads and checks one index segment: its signer is the host of its session, and speaks only for packs of its own sessions
 // unless it has the prune role. Errors match ErrDamaged, ErrTampered, or are the storage's.
 func (r *Repo) Segment(ctx context.Context, name string) (*index.Segment, error) {
-	b, err := Fetch(ctx, r.storage, name)
+	b, err := stored.Fetch(ctx, r.storage, name)
 	if err != nil {
 		return nil, err
 	}
@@ -256,14 +257,14 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 	}
 	seg, err := index.ParseSegment(s.Body)
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	if crypt.HostID(seg.Host) != s.Signer || crypt.NewSessionID(s.Signer, seg.Nonce) != crypt.SessionID(seg.Session) {
-		return nil, tampered("reading", name, errors.New("its session is not its signer's"))
+		return nil, stored.Tampered("reading", name, errors.New("its session is not its signer's"))
 	}
 	prune := r.trust.Roles(s.Signer)&crypt.RolePrune != 0
 	if len(seg.Supersedes) > 0 && !prune {
-		return nil, tampered("reading", name, errors.New("only the prune role supersedes segments"))
+		return nil, stored.Tampered("reading", name, errors.New("only the prune role supersedes segments"))
 	}
 	for _, b := range seg.Sessions {
 		rec, err := crypt.ParseSessionRecord(b)
@@ -274,17 +275,17 @@ func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) 
 			err = fmt.Errorf("it speaks for packs of host %v", rec.Host)
 		}
 		if err != nil {
-			return nil, tampered("reading", name, err)
+			return nil, stored.Tampered("reading", name, err)
 		}
 	}
 	for i := range seg.Packs {
 		p := &seg.Packs[i]
 		t, err := pack.ParseCompact(p.Trailer)
 		if err != nil {
-			return nil, damaged("reading", name, err)
+			return nil, stored.Damaged("reading", name, err)
 		}
 		if t.Name() != p.Name || t.Header.Type != p.Kind || t.Header.Salt != p.Salt || t.Header.Epoch != p.Epoch || uint64(t.FileSize()) != p.Size {
-			return nil, damaged("reading", name, fmt.Errorf("what it says of pack %v is not what the pack's trailer says", p.Name))
+			return nil, stored.Damaged("reading", name, fmt.Errorf("what it says of pack %v is not what the pack's trailer says", p.Name))
 		}
 	}
 	return seg, nil

@@ -23,6 +23,7 @@ import (
 	"packhold/index"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // enroll makes a host with the given roles and opens the repository as it.
@@ -61,7 +62,7 @@ func nextSettings(t testing.TB, s backends.Storage, change func(*format.Settings
 	t.Helper()
 	a := admin(t, s)
 	next := *a.settings
-	b, err := Fetch(t.Context(), s, format.SettingsName(next.Generation))
+	b, err := stored.Fetch(t.Context(), s, format.SettingsName(next.Generation))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,11 +273,11 @@ func TestCommitRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second finds the first's bytes
-		if err := Create(t.Context(), r.storage, name, object); err != nil {
+		if err := stored.Create(t.Context(), r.storage, name, object); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := Create(t.Context(), r.storage, name, append(object, 0)); !errors.Is(err, fs.ErrExist) {
+	if err := stored.Create(t.Context(), r.storage, name, append(object, 0)); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("other bytes: %v", err)
 	}
 }
@@ -511,7 +512,7 @@ func TestLeases(t *testing.T) {
 		}
 	}
 	// A good lease under the name of another renewal.
-	b, err := Fetch(t.Context(), st, format.LeaseName(s.ID, 1))
+	b, err := stored.Fetch(t.Context(), st, format.LeaseName(s.ID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -646,7 +647,7 @@ func TestSegments(t *testing.T) {
 	r := load(st)
 	n := 0
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, _, err := List(t.Context(), st, prefix)
+		infos, _, err := stored.List(t.Context(), st, prefix)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -674,7 +675,7 @@ func TestSegments(t *testing.T) {
 }
 
 func (r *Repo) parse(t *testing.T, s backends.Storage, name string) (*index.Segment, error) {
-	b, err := Fetch(t.Context(), s, name)
+	b, err := stored.Fetch(t.Context(), s, name)
 	if err != nil {
 		return nil, err
 	}
@@ -847,7 +848,7 @@ func TestSquatted(t *testing.T) {
 	}
 	// The next good generation steps over the squatted one.
 	a := admin(t, st)
-	first, err := Fetch(t.Context(), st, "settings/1")
+	first, err := stored.Fetch(t.Context(), st, "settings/1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -908,7 +909,7 @@ func TestForgotten(t *testing.T) {
 	other := enroll(t, st, "host-b", crypt.RoleWriter, "")
 	boss := enroll(t, st, "boss", crypt.RoleAdmin, "")
 	snap := store(t, openWriter(t, st, c), []byte("a"))
-	object, err := Fetch(t.Context(), st, snap.Name)
+	object, err := stored.Fetch(t.Context(), st, snap.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

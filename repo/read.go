@@ -14,6 +14,7 @@ import (
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // packKey finds the key of a pack: its session's key, unwrapped once, then the pack's salt.
@@ -116,7 +117,7 @@ func (r *Repo) Locate(id crypt.ID) (index.Place, error) {
 		if err := x.Err(); err != nil {
 			return p, err
 		}
-		return p, damaged("finding", "blob "+id.String(), errors.New("no index segment knows it"))
+		return p, stored.Damaged("finding", "blob "+id.String(), errors.New("no index segment knows it"))
 	}
 	return p, nil
 }
@@ -147,10 +148,10 @@ func (r *Repo) ReadPack(ctx context.Context, p *index.PackInfo, off, n int64) ([
 	name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 	b, err := r.storage.Get(ctx, name, off, n)
 	if err != nil {
-		if isMissing(err) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if stored.Missing(err) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, &Error{Op: "reading pack", Object: name, Off: off, N: n, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 		}
-		return nil, storageErr("reading pack", name, err)
+		return nil, stored.Failed("reading pack", name, err)
 	}
 	return b, nil
 }
@@ -217,7 +218,7 @@ func (d *Reader) try(ctx context.Context, id crypt.ID) (t attempt) {
 			t.err = err
 			return t
 		}
-		if isMissing(err) {
+		if stored.Missing(err) {
 			t.missing = append(t.missing, p.Pack.PackID)
 		}
 		if t.err == nil || errors.Is(t.err, ErrDamaged) && !errors.Is(err, ErrDamaged) {
@@ -295,7 +296,7 @@ func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, 
 // readBroken reads what there is of a pack: sectors that the disk cannot read come as zeros, as long as parity may mend them.
 func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error) {
 	name := format.PackName(p.Name, p.Tree(), p.Incarnation)
-	info, err := Stat(ctx, r.storage, name)
+	info, err := stored.Stat(ctx, r.storage, name)
 	if err != nil {
 		return nil, err
 	}
@@ -304,5 +305,5 @@ func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error
 	}
 	// 16 parity shards of at most a 32nd of the pack each mend no more than half of it.
 	file, _, err := backends.GetBroken(ctx, r.storage, name, info.Size, info.Size/2)
-	return file, storageErr("reading pack", name, err)
+	return file, stored.Failed("reading pack", name, err)
 }

@@ -25,6 +25,7 @@ import (
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // Keys is what this process can open and sign.
@@ -201,8 +202,8 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	var good []byte
 	var missing []string
 	for _, name := range format.ConfigNames {
-		b, err := Fetch(ctx, r.storage, name)
-		if isMissing(err) {
+		b, err := stored.Fetch(ctx, r.storage, name)
+		if stored.Missing(err) {
 			missing = append(missing, name)
 			continue
 		}
@@ -211,10 +212,10 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 			cfg, err = format.ParseConfig(b)
 			switch {
 			case err != nil && !errors.Is(err, crypt.ErrFormat):
-				err = damaged("reading", name, err)
+				err = stored.Damaged("reading", name, err)
 			case err != nil:
 			case c != nil && c.Repo != cfg.ID:
-				err = tampered("reading", name, fmt.Errorf("repository %x: %w %x", cfg.ID, ErrForeign, c.Repo))
+				err = stored.Tampered("reading", name, fmt.Errorf("repository %x: %w %x", cfg.ID, ErrForeign, c.Repo))
 			case c != nil && !bytes.Equal(c.Root, cfg.Root):
 				err = r.checkSuccessor(ctx, name, cfg, c.Root)
 			}
@@ -223,7 +224,7 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 			case good == nil:
 				r.config, good = cfg, b
 			case !bytes.Equal(b, good): // a config never changes, so they are of two repositories
-				err = tampered("reading", name, ErrForeign)
+				err = stored.Tampered("reading", name, ErrForeign)
 			}
 		}
 		if err != nil {
@@ -236,14 +237,14 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	switch {
 	case r.config != nil:
 		for _, name := range missing {
-			r.problem(name, damaged("reading", name, errors.New("missing, another copy is good")))
+			r.problem(name, stored.Damaged("reading", name, errors.New("missing, another copy is good")))
 		}
 		return nil
 	case first != nil:
 		return fmt.Errorf("opening repository: %w", first)
 	}
 	for _, prefix := range []string{"keys/", "snapshots/", "packs/"} {
-		infos, _, err := List(ctx, r.storage, prefix)
+		infos, _, err := stored.List(ctx, r.storage, prefix)
 		if err != nil {
 			return fmt.Errorf("opening repository: %w", err)
 		}
@@ -280,7 +281,7 @@ func (k *Keys) addWrites(more map[uint32]crypt.WriteSecret) {
 func (r *Repo) checkSuccessor(ctx context.Context, name string, c *format.Config, root ed25519.PublicKey) error {
 	ring, err := keyring.Open(ctx, keyObjects{r}, c.ID, c.Root)
 	if err == nil && !ring.Believes(root) {
-		err = tampered("reading", name, fmt.Errorf("its root is none that this host knows: %w", ErrForeign))
+		err = stored.Tampered("reading", name, fmt.Errorf("its root is none that this host knows: %w", ErrForeign))
 	}
 	return err
 }
@@ -298,7 +299,7 @@ func (r *Repo) readGrant(ctx context.Context) error {
 type keyObjects struct{ r *Repo }
 
 func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
-	infos, _, err := List(ctx, o.r.storage, prefix)
+	infos, _, err := stored.List(ctx, o.r.storage, prefix)
 	names := make([]string, len(infos))
 	for i, info := range infos {
 		names[i] = info.Name
@@ -307,7 +308,7 @@ func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
 }
 
 func (o keyObjects) Fetch(ctx context.Context, name string) (object []byte, bad, err error) {
-	if object, err = Fetch(ctx, o.r.storage, name); isolated(err) || isMissing(err) {
+	if object, err = stored.Fetch(ctx, o.r.storage, name); stored.Isolated(err) || stored.Missing(err) {
 		return nil, err, nil
 	}
 	return object, nil, err
@@ -316,9 +317,9 @@ func (o keyObjects) Fetch(ctx context.Context, name string) (object []byte, bad,
 func (o keyObjects) Reject(name string, why error, forged bool) error {
 	if _, said := errors.AsType[*Error](why); !said {
 		if forged {
-			why = tampered("reading", name, why)
+			why = stored.Tampered("reading", name, why)
 		} else {
-			why = damaged("reading", name, why)
+			why = stored.Damaged("reading", name, why)
 		}
 	}
 	o.r.problem(name, why)
@@ -352,7 +353,7 @@ const maxSettings = 1000
 // readSettings finds the newest generation that the root signed. An invalid object under a generation's name is skipped and reported, so
 // generations may have gaps; a generation whose predecessor is not the one it names is reported too.
 func (r *Repo) readSettings(ctx context.Context) error {
-	infos, _, err := List(ctx, r.storage, "settings/")
+	infos, _, err := stored.List(ctx, r.storage, "settings/")
 	if err != nil {
 		return err
 	}
@@ -366,13 +367,13 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	slices.Reverse(newest)
 	for _, g := range newest[:min(len(newest), maxSettings)] {
 		name := byGeneration[g]
-		object, err := Fetch(ctx, r.storage, name)
+		object, err := stored.Fetch(ctx, r.storage, name)
 		var v *format.Settings
 		if err == nil {
 			v, err = r.parseSettings(name, g, object)
 		}
 		switch {
-		case isolated(err) || isMissing(err):
+		case stored.Isolated(err) || stored.Missing(err):
 			r.problem(name, err)
 			continue
 		case err != nil:
@@ -394,7 +395,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 		return fmt.Errorf("opening repository %x: %w: no settings can be read", r.config.ID, ErrDamaged)
 	}
 	name := format.SettingsName(r.settings.Generation)
-	r.problem(name, tampered("reading", name, errors.New("the settings before it are missing or others")))
+	r.problem(name, stored.Tampered("reading", name, errors.New("the settings before it are missing or others")))
 	return nil
 }
 
@@ -408,18 +409,18 @@ func (r *Repo) parseSettings(name string, g uint64, object []byte) (*format.Sett
 		err = errors.New("it is another generation")
 	}
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	return v, nil
 }
 
 // readHosts reads the host certificates that the root signed.
 func (r *Repo) readHosts(ctx context.Context) error {
-	infos, _, err := List(ctx, r.storage, "hosts/")
+	infos, _, err := stored.List(ctx, r.storage, "hosts/")
 	if err != nil {
 		return err
 	}
-	return r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var c *crypt.Certificate
 		if err == nil {
 			c, err = r.parseHost(i.Name, object)
@@ -427,7 +428,7 @@ func (r *Repo) readHosts(ctx context.Context) error {
 		switch {
 		case err == nil:
 			r.trust.Add(c)
-		case isolated(err) || isMissing(err):
+		case stored.Isolated(err) || stored.Missing(err):
 			r.problem(i.Name, err)
 		default:
 			return err
@@ -447,7 +448,7 @@ func (r *Repo) parseHost(name string, object []byte) (*crypt.Certificate, error)
 		err = errors.New("it is another host's or another serial")
 	}
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	return c, nil
 }
@@ -459,11 +460,11 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 	for i, h := range r.settings.Revocations {
 		infos[i].Name = "marks/" + crypt.ID(h).String()
 	}
-	return r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var m *format.Mark
 		if err == nil {
 			if m, err = r.parseMark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
-				err = tampered("reading", i.Name, errors.New("the settings call it a revocation"))
+				err = stored.Tampered("reading", i.Name, errors.New("the settings call it a revocation"))
 			}
 		}
 		switch {
@@ -472,10 +473,10 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 			for _, k := range m.Kept {
 				r.kept[k.Session] = k.Object
 			}
-		case isMissing(err):
+		case stored.Missing(err):
 			r.unknownRevocation = true
-			r.problem(i.Name, tampered("reading", i.Name, errors.New("a revocation is missing")))
-		case isolated(err):
+			r.problem(i.Name, stored.Tampered("reading", i.Name, errors.New("a revocation is missing")))
+		case stored.Isolated(err):
 			r.unknownRevocation = true
 			r.problem(i.Name, err)
 		default:
@@ -489,7 +490,7 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 func (r *Repo) parseMark(name string, object []byte) (*format.Mark, error) {
 	m, signer, err := openBody[format.Mark](r, crypt.TypeMark, name, object)
 	if err == nil && signer != (crypt.HostID{}) && r.trust.Roles(signer)&m.Kind.Signers() == 0 {
-		return nil, tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
+		return nil, stored.Tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
 	}
 	return m, err
 }

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"packhold/pack"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // Renewal of leases: every RenewEvery, and after LeaseDead of storage time without one a session may be judged dead.
@@ -174,7 +174,7 @@ func (s *Session) putLease(ctx context.Context, n uint32) error {
 	if err != nil {
 		return err
 	}
-	return Create(ctx, s.r.storage, name, object)
+	return stored.Create(ctx, s.r.storage, name, object)
 }
 
 // KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group.
@@ -291,11 +291,11 @@ func (s *Session) finishPack(p *pack.Builder) error {
 	}
 	tree := f.Trailer.Header.Type == crypt.TypeTreePack
 	name := format.PackName(f.Name, tree, 0)
-	if err := Put(s.ctx, r.storage, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+	if err := stored.Put(s.ctx, r.storage, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
 		return err
 	}
 	if !s.o.NoValidate {
-		if err := r.compare(s.ctx, name, f.Data); err != nil {
+		if err := stored.Compare(s.ctx, r.storage, name, f.Data); err != nil {
 			return err
 		}
 	}
@@ -316,35 +316,6 @@ func (s *Session) retain() time.Time {
 		return time.Time{}
 	}
 	return s.r.now().Add(time.Duration(s.r.settings.Lock) * time.Second)
-}
-
-// compareWindow is how much is read back at once: it stays in a core's cache.
-const compareWindow = 1 << 20
-
-// compare is the post-backup validation: what was stored is read back and must equal what was meant, byte by byte. The digests of data were
-// computed from these very bytes, so equal bytes have equal digests, and comparing costs a quarter of hashing.
-func (r *Repo) compare(ctx context.Context, name string, data []byte) error {
-	for off := 0; off < len(data); off += compareWindow {
-		n := min(compareWindow, len(data)-off)
-		b, err := r.storage.Get(ctx, name, int64(off), int64(n))
-		if err != nil {
-			return storageErr("reading back", name, err)
-		}
-		same := bytes.Equal(b, data[off:off+n])
-		backends.Release(b)
-		if !same {
-			return &Error{Op: "reading back", Object: name, Off: int64(off), N: int64(n),
-				Err: fmt.Errorf("%w: the storage returns other bytes than were stored", ErrDamaged)}
-		}
-	}
-	info, err := r.storage.Stat(ctx, name)
-	if err != nil {
-		return storageErr("reading back", name, err)
-	}
-	if info.Size != int64(len(data)) {
-		return damaged("reading back", name, fmt.Errorf("%d bytes, %d were stored", info.Size, len(data)))
-	}
-	return nil
 }
 
 // addPack makes the blobs of a stored pack known.
@@ -386,11 +357,11 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := Put(ctx, s.r.storage, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+		if err := stored.Put(ctx, s.r.storage, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
 			return err
 		}
 		if !s.o.NoValidate {
-			if err := s.r.compare(ctx, name, object); err != nil {
+			if err := stored.Compare(ctx, s.r.storage, name, object); err != nil {
 				return err
 			}
 		}
@@ -463,11 +434,11 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	}
 	rec.Session, rec.Host, rec.Nonce, rec.Kind = s.ID, r.keys.Identity.Host, s.nonce, snapshot.Snapshot
 	rec.Body = canon.Marshal(format.SealedBody{Session: s.record, Sealed: sealed})
-	stored := make([]snapshot.Stored, len(all))
+	earlier := make([]snapshot.Stored, len(all))
 	for i, a := range all {
-		stored[i] = snapshot.Stored{Record: &a.Record, Object: a.Object}
+		earlier[i] = snapshot.Stored{Record: &a.Record, Object: a.Object}
 	}
-	rec.Number, rec.Prev, rec.Seen = snapshot.Links(stored, rec.Host)
+	rec.Number, rec.Prev, rec.Seen = snapshot.Links(earlier, rec.Host)
 	rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
 	if !s.o.NoValidate {
 		rec.Validation = snapshot.ReadBack
@@ -489,7 +460,7 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
-	if err := Create(ctx, r.storage, name, object); exists(err) {
+	if err := stored.Create(ctx, r.storage, name, object); stored.Exists(err) {
 		r.reportInvalid(ctx, name)
 		return nil, ErrFenced
 	} else if err != nil {
@@ -504,11 +475,11 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 
 // reportInvalid makes an object that took a commit's name a Problem if it is no commit and no void.
 func (r *Repo) reportInvalid(ctx context.Context, name string) {
-	b, err := Fetch(ctx, r.storage, name)
+	b, err := stored.Fetch(ctx, r.storage, name)
 	if err == nil {
 		_, err = r.SnapshotObject(name, b)
 	}
-	if isolated(err) {
+	if stored.Isolated(err) {
 		r.problem(name, err)
 	}
 }
@@ -551,7 +522,7 @@ func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) 
 	if err != nil {
 		return err
 	}
-	if err := Create(ctx, r.storage, name, object); err != nil && !exists(err) {
+	if err := stored.Create(ctx, r.storage, name, object); err != nil && !stored.Exists(err) {
 		return err
 	}
 	return nil
@@ -559,7 +530,7 @@ func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) 
 
 // dropLeases removes the leases of ended sessions of this host. Nothing depends on it.
 func (r *Repo) dropLeases(ctx context.Context, ended ...crypt.SessionID) {
-	infos, _, err := List(ctx, r.storage, "leases/")
+	infos, _, err := stored.List(ctx, r.storage, "leases/")
 	if err != nil {
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"packhold/crypt/keyring"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // Snapshot is a committed snapshot.
@@ -43,7 +44,7 @@ func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, err
 	}
 	rec, err := snapshot.ParseRecord(s.Body)
 	if err != nil {
-		return nil, damaged("reading", name, err)
+		return nil, stored.Damaged("reading", name, err)
 	}
 	byPrune := rec.Kind == snapshot.Void && crypt.HostID(rec.Host) != s.Signer
 	switch {
@@ -58,7 +59,7 @@ func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, err
 		err = errors.New("its host was revoked, and the revocation does not name it among the snapshots that stay valid")
 	}
 	if err != nil {
-		return nil, tampered("reading", name, err)
+		return nil, stored.Tampered("reading", name, err)
 	}
 	return rec, nil
 }
@@ -74,7 +75,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 }
 
 func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
-	infos, _, err := List(ctx, r.storage, "snapshots/")
+	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
 	if err != nil {
 		return nil, err
 	}
@@ -87,15 +88,15 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 	g.SetLimit(4)
 	for i, info := range infos {
 		g.Go(func() error {
-			b, err := Fetch(gctx, r.storage, info.Name)
+			b, err := stored.Fetch(gctx, r.storage, info.Name)
 			var rec *snapshot.Record
 			if err == nil {
 				rec, err = r.SnapshotObject(info.Name, b)
 			}
 			switch {
-			case isMissing(err): // forgotten and removed between the listing and now
+			case stored.Missing(err): // forgotten and removed between the listing and now
 				return nil
-			case isolated(err):
+			case stored.Isolated(err):
 				r.problem(info.Name, err)
 				return nil
 			case err != nil:
@@ -119,12 +120,12 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 
 // forgotten reads which snapshots were taken out of the list. An invalid entry forgets nothing.
 func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) {
-	infos, _, err := List(ctx, r.storage, "forgotten/")
+	infos, _, err := stored.List(ctx, r.storage, "forgotten/")
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[crypt.SessionID]bool)
-	err = r.fetchEach(ctx, infos, func(i backends.Info, object []byte, err error) error {
+	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var f *format.Forgotten
 		if err == nil {
 			f, err = r.parseForgotten(i.Name, object)
@@ -132,8 +133,8 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 		switch {
 		case err == nil:
 			out[f.Session] = true
-		case isMissing(err):
-		case isolated(err):
+		case stored.Missing(err):
+		case stored.Isolated(err):
 			r.problem(i.Name, err)
 		default:
 			return err
@@ -164,7 +165,7 @@ func (r *Repo) parseForgotten(name string, object []byte) (*format.Forgotten, er
 		}
 	}
 	if err != nil {
-		return nil, tampered("reading", name, err)
+		return nil, stored.Tampered("reading", name, err)
 	}
 	return f, nil
 }
@@ -173,14 +174,14 @@ func (r *Repo) parseForgotten(name string, object []byte) (*format.Forgotten, er
 func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
 	var b format.SealedBody
 	if err := canon.Unmarshal(s.Record.Body, &b); err != nil {
-		return nil, damaged("reading", s.Name, err)
+		return nil, stored.Damaged("reading", s.Name, err)
 	}
 	rec, err := crypt.ParseSessionRecord(b.Session)
 	if err != nil {
-		return nil, damaged("reading", s.Name, err)
+		return nil, stored.Damaged("reading", s.Name, err)
 	}
 	if rec.Session != s.ID() {
-		return nil, tampered("reading", s.Name, errors.New("its key is of another session"))
+		return nil, stored.Tampered("reading", s.Name, errors.New("its key is of another session"))
 	}
 	key, err := r.sessionKey(b.Session)
 	if errors.Is(err, ErrNeedRead) || errors.Is(err, keyring.ErrNoKey) {
@@ -191,11 +192,11 @@ func (r *Repo) OpenBody(s *Snapshot) (*snapshot.Body, error) {
 		plain, err = key.OpenBody(r.config.ID, s.ID(), b.Sealed)
 	}
 	if err != nil {
-		return nil, damaged("reading", s.Name, err)
+		return nil, stored.Damaged("reading", s.Name, err)
 	}
 	body, err := snapshot.ParseBody(plain)
 	if err != nil {
-		return nil, damaged("reading", s.Name, err)
+		return nil, stored.Damaged("reading", s.Name, err)
 	}
 	return body, nil
 }

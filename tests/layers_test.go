@@ -52,6 +52,7 @@ var plan = map[string]room{
 	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
 	"index":                       {2, ""},
 	"crypt/keyring":               {2, ""},
+	"repo/stored":                 {2, ""}, // objects and their errors, by name: repo stands on it too
 	"repo/localfs":                {2, ""},
 	"repo/snapfs":                 {2, ""},
 	"repo/retain":                 {2, ""},
@@ -210,7 +211,7 @@ func TestLayers(t *testing.T) {
 func TestRoomsExist(t *testing.T) {
 	all := packages(t)
 	for _, name := range []string{"cmd/packhold", "cmd/packhold/internal/cli", "repo", "repo/admin", "repo/backup", "repo/restore", "repo/check",
-		"repo/audit", "repo/format", "repo/snapshot", "repo/localfs", "index", "pack", "crypt", "crypt/canon",
+		"repo/audit", "repo/format", "repo/snapshot", "repo/stored", "repo/localfs", "index", "pack", "crypt", "crypt/canon",
 		"crypt/keyring", "chunk", "backends", "backends/local", "backends/mem", "backends/fault", "backends/backendtest"} {
 		if all[name] == nil {
 			t.Errorf("there is no package %s", name)

@@ -13,6 +13,7 @@ import (
 	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // root stores what the root signs.
@@ -50,7 +51,7 @@ func (a *root) putHost(ctx context.Context, id *crypt.Identity, name string, rol
 	if err != nil {
 		return nil, err
 	}
-	return c, repo.Put(ctx, a.storage, full, object, backends.PutOptions{})
+	return c, stored.Put(ctx, a.storage, full, object, backends.PutOptions{})
 }
 
 // bundle is what a key slot's holder gets: all that keys has.
@@ -71,21 +72,21 @@ func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, hol
 	if err != nil {
 		return id, err
 	}
-	var stored []string
+	var made []string
 	defer func() {
 		// A slot that was not reported as made should not open the repository: best effort, the other keys work in any case.
-		for i := len(stored) - 1; err != nil && i >= 0; i-- {
-			_ = a.storage.Delete(context.WithoutCancel(ctx), stored[i])
+		for i := len(made) - 1; err != nil && i >= 0; i-- {
+			_ = a.storage.Delete(context.WithoutCancel(ctx), made[i])
 		}
 	}()
 	name := fmt.Sprintf("bundles/%d-%v-%v", b.Generation, slot.ID, crypt.Sum(sealed))
-	stored = append(stored, name)
-	if err = repo.Put(ctx, a.storage, name, sealed, backends.PutOptions{}); err != nil {
+	made = append(made, name)
+	if err = stored.Put(ctx, a.storage, name, sealed, backends.PutOptions{}); err != nil {
 		return id, err
 	}
 	for _, prefix := range format.SlotPrefixes {
-		stored = append(stored, prefix+slot.ID.String())
-		if err = repo.Create(ctx, a.storage, prefix+slot.ID.String(), object); err != nil {
+		made = append(made, prefix+slot.ID.String())
+		if err = stored.Create(ctx, a.storage, prefix+slot.ID.String(), object); err != nil {
 			return id, err
 		}
 	}
@@ -151,17 +152,17 @@ func (a *root) removeKey(ctx context.Context, r *repo.Repo, prefix string) (cryp
 	}
 	id := found[0]
 	for i := len(format.SlotPrefixes) - 1; i >= 0; i-- {
-		if err := repo.Remove(ctx, a.storage, format.SlotPrefixes[i]+id.String()); err != nil {
+		if err := stored.Remove(ctx, a.storage, format.SlotPrefixes[i]+id.String()); err != nil {
 			return id, err
 		}
 	}
-	infos, _, err := repo.List(ctx, a.storage, "bundles/")
+	infos, _, err := stored.List(ctx, a.storage, "bundles/")
 	if err != nil {
 		return id, err
 	}
 	for _, i := range infos {
 		if strings.Contains(i.Name, "-"+id.String()+"-") {
-			if err := repo.Remove(ctx, a.storage, i.Name); err != nil {
+			if err := stored.Remove(ctx, a.storage, i.Name); err != nil {
 				return id, err
 			}
 		}
@@ -255,5 +256,5 @@ func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string) (*cryp
 		return nil, err
 	}
 	object := "grants/" + strconv.FormatUint(uint64(epoch), 10) + "-" + id.Host.String() + "-" + crypt.Sum(grant).String()
-	return c, repo.Put(ctx, a.storage, object, grant, backends.PutOptions{})
+	return c, stored.Put(ctx, a.storage, object, grant, backends.PutOptions{})
 }

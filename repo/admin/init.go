@@ -15,6 +15,7 @@ import (
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // InitOptions are what a new repository is made with.
@@ -91,7 +92,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	if err != nil {
 		return nil, err
 	}
-	if err := repo.Create(ctx, s, name, object); err != nil {
+	if err := stored.Create(ctx, s, name, object); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("%w: another init is at work", repo.ErrExists)
 		}
@@ -111,7 +112,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 		return nil, err
 	}
 	for i := len(format.ConfigNames) - 1; i >= 0; i-- { // the first name last: it makes the repository
-		if err := repo.Create(ctx, s, format.ConfigNames[i], config); err != nil {
+		if err := stored.Create(ctx, s, format.ConfigNames[i], config); err != nil {
 			if errors.Is(err, fs.ErrExist) {
 				return nil, fmt.Errorf("%w: another init was faster", repo.ErrExists)
 			}
@@ -119,7 +120,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 		}
 	}
 	// Another init that began before the config was there may have taken these settings for remains and removed them.
-	if there, err := repo.Fetch(ctx, s, name); errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(there, object) {
+	if there, err := stored.Fetch(ctx, s, name); errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(there, object) {
 		return nil, fmt.Errorf("%w: another init was at work and removed the settings of this one: empty the place and begin again", repo.ErrExists)
 	} else if err != nil {
 		return nil, err
@@ -130,13 +131,13 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 
 // clearUnfinished refuses a place that holds a repository, and removes what an init that never stored its config left.
 func clearUnfinished(ctx context.Context, s backends.Storage) error {
-	if _, err := repo.Stat(ctx, s, format.ConfigNames[0]); err == nil {
+	if _, err := stored.Stat(ctx, s, format.ConfigNames[0]); err == nil {
 		return repo.ErrExists
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, prefix := range []string{"snapshots/", "packs/", "meta/", "index/"} {
-		infos, _, err := repo.List(ctx, s, prefix)
+		infos, _, err := stored.List(ctx, s, prefix)
 		if err != nil {
 			return err
 		}
@@ -145,12 +146,12 @@ func clearUnfinished(ctx context.Context, s backends.Storage) error {
 		}
 	}
 	for _, prefix := range []string{"replica/", "settings/", "hosts/", "keys/", "bundles/", "grants/"} {
-		infos, _, err := repo.List(ctx, s, prefix)
+		infos, _, err := stored.List(ctx, s, prefix)
 		if err != nil {
 			return err
 		}
 		for _, i := range infos {
-			if err := repo.Remove(ctx, s, i.Name); err != nil {
+			if err := stored.Remove(ctx, s, i.Name); err != nil {
 				return err
 			}
 		}

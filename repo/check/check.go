@@ -21,6 +21,7 @@ import (
 	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // Problem is one thing that is not as it should be.
@@ -148,12 +149,12 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.objects(ctx); err != nil {
 		return err
 	}
-	stored, err := c.packs(ctx)
+	there, err := c.packs(ctx)
 	if err != nil {
 		return err
 	}
 	if c.o.ReadData {
-		if err := c.readData(ctx, stored); err != nil {
+		if err := c.readData(ctx, there); err != nil {
 			return err
 		}
 	}
@@ -182,15 +183,15 @@ func rebuildable(name string) bool {
 
 // packs compares what the index names with what the storage lists, and returns the sizes of all packs that are there.
 func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
-	stored := make(map[string]int64)
+	there := make(map[string]int64)
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		infos, foreign, err := stored.List(ctx, c.s, prefix)
 		if err != nil {
 			return nil, err
 		}
 		c.rep.Foreign += foreign
 		for _, i := range infos {
-			stored[i.Name] = i.Size
+			there[i.Name] = i.Size
 		}
 	}
 	named := make(map[string]bool)
@@ -204,13 +205,13 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 		}
 		named[name] = true
 		c.rep.Packs++
-		size, ok := stored[name]
+		size, ok := there[name]
 		if !ok {
 			// A listing may lag: a pack that an index names is asked for before it is believed missing.
 			info, err := c.s.Stat(ctx, name)
 			if err == nil {
 				size, ok = info.Size, true
-				stored[name] = size
+				there[name] = size
 			} else if !errors.Is(err, errNotExist) {
 				return nil, err
 			}
@@ -226,12 +227,12 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 			c.problem(Problem{Object: name, Err: reason, Mendable: uint64(size) > p.Size})
 		}
 	}
-	for name := range stored {
+	for name := range there {
 		if !named[name] {
 			c.rep.Orphans++
 		}
 	}
-	return stored, nil
+	return there, nil
 }
 
 // chosen reports whether a pack is in the subset.

@@ -10,6 +10,7 @@ import (
 	"packhold/backends"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // objects checks every object that is neither a pack nor of an audit log.
@@ -19,7 +20,7 @@ func (c *checker) objects(ctx context.Context) error {
 		infos, foreign := []backends.Info{{Name: prefix}}, 0
 		if prefix != "config" {
 			var err error
-			if infos, foreign, err = repo.List(ctx, c.s, prefix); err != nil {
+			if infos, foreign, err = stored.List(ctx, c.s, prefix); err != nil {
 				return err
 			}
 		}
@@ -28,7 +29,7 @@ func (c *checker) objects(ctx context.Context) error {
 			if strings.HasPrefix(i.Name, "index/") {
 				c.rep.Segments++
 			}
-			b, err := repo.Fetch(ctx, c.s, i.Name)
+			b, err := stored.Fetch(ctx, c.s, i.Name)
 			if err == nil {
 				err = c.r.CheckObject(i.Name, b)
 			}

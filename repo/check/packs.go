@@ -15,6 +15,7 @@ import (
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 var errNotExist = fs.ErrNotExist
@@ -132,7 +133,7 @@ func Scrub(ctx context.Context, s backends.Storage, o Options) (*Report, error) 
 func (c *checker) scrubAll(ctx context.Context) error {
 	var jobs []job
 	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		infos, foreign, err := stored.List(ctx, c.s, prefix)
 		if err != nil {
 			return err
 		}
@@ -171,13 +172,13 @@ func packBase(name string) string {
 // hashed checks the objects that are named by the hash of their bytes.
 func (c *checker) hashed(ctx context.Context) error {
 	for _, prefix := range []string{"index/", "bundles/", "hosts/", "grants/", "forgotten/", "marks/", "verified/", "copied/", "roots/", "group/"} {
-		infos, foreign, err := repo.List(ctx, c.s, prefix)
+		infos, foreign, err := stored.List(ctx, c.s, prefix)
 		if err != nil {
 			return err
 		}
 		c.rep.Foreign += foreign
 		for _, i := range infos {
-			b, err := repo.Fetch(ctx, c.s, i.Name)
+			b, err := stored.Fetch(ctx, c.s, i.Name)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -196,7 +197,7 @@ func (c *checker) hashed(ctx context.Context) error {
 }
 
 // readData opens and hashes every blob of the chosen packs while it scrubs them.
-func (c *checker) readData(ctx context.Context, stored map[string]int64) error {
+func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 	var jobs []job
 	seen := make(map[string]bool)
 	for p, err := range c.r.Index().Packs() {
@@ -204,7 +205,7 @@ func (c *checker) readData(ctx context.Context, stored map[string]int64) error {
 			return err
 		}
 		name := format.PackName(p.Name, p.Tree(), p.Incarnation)
-		size, ok := stored[name]
+		size, ok := there[name]
 		if seen[name] || !ok || p.Excluded()&index.Final != 0 || !c.chosen(p.Name) {
 			continue
 		}

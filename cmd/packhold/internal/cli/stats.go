@@ -11,7 +11,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
 	"packhold/index"
-	"packhold/repo"
+	"packhold/repo/stored"
 )
 
 func (a *app) statsCommand() *cli.Command {
@@ -87,7 +87,7 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 			s.Packs, s.PackBytes = s.Packs+1, s.PackBytes+p.Size
 		}
 	}
-	infos, _, err := repo.List(ctx, r.store, "")
+	infos, _, err := stored.List(ctx, r.store, "")
 	if err != nil {
 		return err
 	}

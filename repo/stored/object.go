@@ -1,0 +1,148 @@
+// Package stored reads and writes the named objects of a repository, and says of each failure which object it is about.
+package stored
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/repo/format"
+)
+
+// maxList caps how many names a listing may have: a hostile storage must not cost more than 512 MiB of memory, at 128 bytes a name.
+// It is 128 TiB of 32 MiB packs.
+const maxList = 4 << 20
+
+// List returns the known names under prefix, sorted, and how many foreign ones were left out.
+func List(ctx context.Context, s backends.Storage, prefix string) (infos []backends.Info, foreign int, err error) {
+	for info, err := range s.List(ctx, prefix) {
+		if err != nil {
+			return nil, 0, Failed("listing", prefix, err)
+		}
+		if !format.KnownName(info.Name) || !strings.HasPrefix(info.Name, prefix) {
+			if foreign++; foreign > backends.MaxListed {
+				return nil, 0, Tampered("listing", prefix, fmt.Errorf("more than %d foreign names", backends.MaxListed))
+			}
+			continue
+		}
+		if len(infos) >= maxList {
+			return nil, 0, Tampered("listing", prefix, fmt.Errorf("more than %d names", maxList))
+		}
+		infos = append(infos, info)
+	}
+	sort.Slice(infos, func(i, j int) bool { return infos[i].Name < infos[j].Name })
+	// A retried listing may repeat a name.
+	out := infos[:0]
+	for i, f := range infos {
+		if i == 0 || f.Name != infos[i-1].Name {
+			out = append(out, f)
+		}
+	}
+	return out, foreign, nil
+}
+
+// Stat describes an object. A missing one is fs.ErrNotExist.
+func Stat(ctx context.Context, s backends.Storage, name string) (backends.Info, error) {
+	info, err := s.Stat(ctx, name)
+	return info, Failed("reading", name, err)
+}
+
+// Fetch reads a whole object that is not a pack. One that is longer than its kind ever is matches ErrDamaged, and is not read.
+func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
+	info, err := Stat(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	if limit := format.MaxSize(name); info.Size > limit {
+		return nil, Damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
+	}
+	b, err := s.Get(ctx, name, 0, info.Size)
+	return b, Failed("reading", name, err)
+}
+
+// fetchers is how many small objects are fetched at once: enough to hide the round trips of a network.
+const fetchers = 8
+
+// Each reads the objects of s, several at once, and calls f for each, one call at a time, in any order. An error of f ends it.
+func Each(ctx context.Context, s backends.Storage, infos []backends.Info, f func(i backends.Info, object []byte, err error) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	var mu sync.Mutex // one call of f at a time
+	for _, i := range infos {
+		g.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			b, err := Fetch(gctx, s, i.Name)
+			mu.Lock()
+			defer mu.Unlock()
+			return f(i, b, err)
+		})
+	}
+	return g.Wait()
+}
+
+// Put stores an object under a name that nobody else has. Content-named objects may be there already.
+func Put(ctx context.Context, s backends.Storage, name string, object []byte, opts backends.PutOptions) error {
+	return Failed("storing", name, s.Put(ctx, name, object, opts))
+}
+
+// Create stores an object exclusively, or reports fs.ErrExist. Finding the very bytes there is success: the answer to an earlier try of this
+// call was lost. No other call can have made them, since every object has a random salt.
+func Create(ctx context.Context, s backends.Storage, name string, object []byte) error {
+	err := Put(ctx, s, name, object, backends.PutOptions{IfAbsent: true})
+	if !Exists(err) {
+		return err
+	}
+	there, gerr := Fetch(ctx, s, name)
+	switch {
+	case gerr == nil && bytes.Equal(there, object):
+		return nil
+	case gerr != nil && !Isolated(gerr):
+		return gerr
+	}
+	return err
+}
+
+// Remove deletes an object; that it is gone already is no error.
+func Remove(ctx context.Context, s backends.Storage, name string) error {
+	if err := s.Delete(ctx, name); err != nil && !Missing(err) {
+		return Failed("removing", name, err)
+	}
+	return nil
+}
+
+// compareWindow is how much is read back at once: it stays in a core's cache.
+const compareWindow = 1 << 20
+
+// Compare is the post-backup validation: what was stored is read back and must equal what was meant, byte by byte. The digests of data were
+// computed from these very bytes, so equal bytes have equal digests, and comparing costs a quarter of hashing.
+func Compare(ctx context.Context, s backends.Storage, name string, data []byte) error {
+	for off := 0; off < len(data); off += compareWindow {
+		n := min(compareWindow, len(data)-off)
+		b, err := s.Get(ctx, name, int64(off), int64(n))
+		if err != nil {
+			return Failed("reading back", name, err)
+		}
+		same := bytes.Equal(b, data[off:off+n])
+		backends.Release(b)
+		if !same {
+			return &Error{Op: "reading back", Object: name, Off: int64(off), N: int64(n),
+				Err: fmt.Errorf("%w: the storage returns other bytes than were stored", ErrDamaged)}
+		}
+	}
+	info, err := s.Stat(ctx, name)
+	if err != nil {
+		return Failed("reading back", name, err)
+	}
+	if info.Size != int64(len(data)) {
+		return Damaged("reading back", name, fmt.Errorf("%d bytes, %d were stored", info.Size, len(data)))
+	}
+	return nil
+}
