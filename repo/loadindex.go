@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -11,6 +12,7 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/canon"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -123,12 +125,24 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 // readVerified reads what readers found lost: packs, which it adds to excluded, and copies of blobs. Both count as absent for dedup, so
 // that the next backup stores them again.
 func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
+	lost := make(map[crypt.ID][]index.PackID)
+	return lost, r.eachVerified(ctx, func(v *format.Verified) {
+		for _, p := range v.Lost {
+			excluded[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= index.NoDedup
+		}
+		for _, f := range v.Failed {
+			lost[f.ID] = append(lost[f.ID], index.PackID{Name: f.Pack})
+		}
+	})
+}
+
+// eachVerified calls f with what counts of verified/.
+func (r *Repo) eachVerified(ctx context.Context, f func(*format.Verified)) error {
 	infos, _, err := stored.List(ctx, r.storage, "verified/")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	lost := make(map[crypt.ID][]index.PackID)
-	return lost, stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
+	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var v *format.Verified
 		if err == nil {
 			v, err = r.parseVerified(i.Name, object)
@@ -141,17 +155,50 @@ func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index
 			return nil
 		case err != nil:
 			return err
-		case r.trust.Revoked(v.Host):
-			return nil
-		}
-		for _, p := range v.Lost {
-			excluded[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= index.NoDedup
-		}
-		for _, f := range v.Failed {
-			lost[f.ID] = append(lost[f.ID], index.PackID{Name: f.Pack})
+		case !r.trust.Revoked(v.Host):
+			f(v)
 		}
 		return nil
 	})
+}
+
+// PutVerified stores what a reader found lost, as far as nobody said so before: from then on it counts as absent, and the next backup stores it
+// again. v.Host and v.Time are filled in. ErrNeedRead says that no reader's key is here.
+func (r *Repo) PutVerified(ctx context.Context, v format.Verified) error {
+	if err := r.putVerified(ctx, v); err != nil {
+		return fmt.Errorf("noting what is lost: %w", err)
+	}
+	return nil
+}
+
+func (r *Repo) putVerified(ctx context.Context, v format.Verified) error {
+	if r.keys.Reader == nil {
+		return ErrNeedRead
+	}
+	known := make(map[format.PackRef]bool)
+	failed := make(map[format.FailedBlob]bool)
+	err := r.eachVerified(ctx, func(v *format.Verified) {
+		for _, p := range v.Lost {
+			known[p] = true
+		}
+		for _, f := range v.Failed {
+			failed[f] = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	v.Lost = slices.DeleteFunc(slices.Clone(v.Lost), func(p format.PackRef) bool { return known[p] })
+	v.Failed = slices.DeleteFunc(slices.Clone(v.Failed), func(f format.FailedBlob) bool { return failed[f] })
+	if len(v.Lost)+len(v.Failed) == 0 {
+		return nil
+	}
+	v.Host, v.Time = r.keys.Reader.Host, r.now().Unix()
+	name, object, err := r.sealAs(r.keys.Reader, crypt.TypeVerified, "verified/", canon.Marshal(v))
+	if err != nil {
+		return err
+	}
+	return stored.Put(ctx, r.storage, name, object, backends.PutOptions{})
 }
 
 // loader adds segments to an index.
@@ -191,29 +238,25 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 }
 
 // excludeUnlisted makes packs that the storage does not list, or lists with another size, count as absent for dedup. It is for the day when a
-// final is lost, and for full backups, which so store again what was lost. A listing that lags costs storing twice, nothing else.
+// final is lost, and for backups, which so store again what was lost. A listing that lags costs storing twice, nothing else.
 func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
-	listed := make(map[index.PackID]int64) // sizes
-	for _, prefix := range []string{"packs/", "meta/"} {
-		infos, _, err := stored.List(ctx, r.storage, prefix)
-		if err != nil {
-			return err
-		}
-		for _, i := range infos {
-			if id, _, inc, err := format.ParsePackName(i.Name); err == nil {
-				listed[index.PackID{Name: id, Incarnation: inc}] = i.Size
-			}
-		}
+	listed, err := stored.ListPacks(ctx, r.storage)
+	if err != nil {
+		return err
 	}
+	lost := false
 	for p, err := range x.Packs() {
 		if err != nil {
 			return err
 		}
-		if size, ok := listed[p.PackID]; !ok || uint64(size) != p.Size {
+		if size, ok := listed.Size(p.Name, p.Incarnation); !ok || uint64(size) != p.Size {
 			excluded[p.PackID] |= index.NoDedup
+			lost = true
 		}
 	}
-	x.Exclude(excluded)
+	if lost {
+		x.Exclude(excluded)
+	}
 	return nil
 }
 

@@ -12,10 +12,13 @@ import (
 // SealControl makes an object: body signed by this process's host and sealed under the control key of the current write epoch. Of an object that
 // is named by its hash, name is the part before, and the full name is returned. ErrNeedHost says that no host signs here.
 func (r *Repo) SealControl(t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
-	id := r.keys.Identity
-	if id == nil {
+	if r.keys.Identity == nil {
 		return "", nil, ErrNeedHost
 	}
+	return r.sealAs(r.keys.Identity, t, name, body)
+}
+
+func (r *Repo) sealAs(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
 	epoch := r.settings.WriteEpoch
 	w, ok := r.keys.Writes[epoch]
 	if !ok {

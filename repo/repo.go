@@ -36,6 +36,7 @@ type Keys struct {
 	Chunker  [32]byte
 	Identity *crypt.Identity               // nil: cannot store anything
 	Read     map[uint32]*crypt.ReadPrivate // empty without a passphrase
+	Reader   *crypt.Identity               // of who holds the passphrase; nil without one
 	Admin    *crypt.Root                   // nil but for an administrator
 	Local    *crypt.LocalKey               // nil without a credential
 	Slot     crypt.SlotID                  // the key slot that was opened; zero for none
@@ -263,6 +264,7 @@ func fromCredential(c *crypt.Credential) *Keys {
 func (k *Keys) addBundle(b *crypt.Bundle) {
 	k.addWrites(b.Writes)
 	k.Read, k.Admin, k.Chunker = b.Read, b.Root, b.Chunker
+	k.Reader = b.Identity
 	if k.Identity == nil {
 		k.Identity = b.Identity
 	}

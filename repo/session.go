@@ -43,7 +43,6 @@ type SessionOptions struct {
 	Compression string // "" for that of the settings
 	NoValidate  bool   // do not read back what was stored
 	Retention   string // class of the packs
-	ListPacks   bool   // look at the storage's listing of packs too: what is lost counts as absent, and is stored again
 }
 
 // Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
@@ -155,11 +154,8 @@ func (s *Session) start(ctx context.Context) error {
 	if err := s.putLease(ctx, 0); err != nil {
 		return err
 	}
-	s.r.loadMu.Lock()
-	s.r.listPacks = s.o.ListPacks
-	err := s.r.loadLocked(ctx)
-	s.r.loadMu.Unlock()
-	if err != nil {
+	// With a listing of the packs: what the storage lost is stored again by the next backup, whatever its type.
+	if err := s.r.LoadListed(ctx); err != nil {
 		return err
 	}
 	s.x = s.r.index.Load()

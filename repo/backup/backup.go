@@ -206,13 +206,11 @@ func run(ctx context.Context, r *repo.Repo, o *Options) (*Result, error) {
 	}
 	e := &engine{o: o, repo: r, owners: new(localfs.Owners), started: o.Now(), res: new(Result)}
 	if o.DryRun {
-		if err := r.LoadIndex(ctx); err != nil {
+		if err := r.LoadListed(ctx); err != nil {
 			return nil, err
 		}
 	} else {
-		so := o.Session
-		so.ListPacks = so.ListPacks || o.Type == snapshot.Full // full trusts nothing: what the storage lost is stored again
-		if e.session, err = r.Begin(ctx, so); err != nil {
+		if e.session, err = r.Begin(ctx, o.Session); err != nil {
 			return nil, err
 		}
 		defer e.session.Close(ctx)

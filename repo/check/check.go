@@ -71,6 +71,10 @@ type Report struct {
 	Orphans                                         int    // packs that no index names: of an unfinished session, the next backup adopts them
 	Foreign                                         int    // files that are none of ours
 	Problems                                        []Problem
+
+	// What is beyond mending: repo.PutVerified makes the next backup store it again.
+	Lost   []format.PackRef
+	Failed []format.FailedBlob
 }
 
 // maxProblems bounds the report's memory; the rest is counted by the last one.
@@ -81,9 +85,12 @@ type checker struct {
 	r   *repo.Repo // nil for a scrub without keys
 	s   backends.Storage
 	o   Options
-	mu  sync.Mutex // guards rep.Problems and bad
+	mu  sync.Mutex // guards rep.Problems and what follows rep
 	rep *Report
 	bad map[crypt.ID]bool // blobs that no copy yields
+
+	lostPacks map[format.PackRef]bool
+	failed    map[format.FailedBlob]format.PackRef // copies of blobs, and the packs they are in
 
 	bytes, blobs atomic.Uint64
 }
@@ -130,7 +137,8 @@ func (silent) Done(int64)  {}
 // the Report.
 func Run(ctx context.Context, r *repo.Repo, o Options) (*Report, error) {
 	o.defaults()
-	c := &checker{r: r, s: r.Storage(), o: o, rep: new(Report), bad: make(map[crypt.ID]bool)}
+	c := &checker{r: r, s: r.Storage(), o: o, rep: new(Report), bad: make(map[crypt.ID]bool),
+		lostPacks: make(map[format.PackRef]bool), failed: make(map[format.FailedBlob]format.PackRef)}
 	if err := c.run(ctx); err != nil {
 		return nil, fmt.Errorf("verifying: %w", err)
 	}
@@ -166,6 +174,7 @@ func (c *checker) run(ctx context.Context) error {
 			c.problem(Problem{Object: p.Object, Err: p.Err, Mendable: rebuildable(p.Object)})
 		}
 	}
+	c.sumLost()
 	c.rep.Bytes, c.rep.Blobs = c.bytes.Load(), c.blobs.Load()
 	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
 	return nil
@@ -219,12 +228,16 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 		switch {
 		case !ok:
 			c.problem(Problem{Object: name, Err: fmt.Errorf("%w: the pack is missing", repo.ErrDamaged)})
+			c.lostPack(p)
 		case uint64(size) != p.Size:
 			reason := fmt.Errorf("%w: %d bytes, should be %d", repo.ErrDamaged, size, p.Size)
 			if size == 0 {
 				reason = fmt.Errorf("%w: the file is empty, as after a power loss on a storage that does not sync", repo.ErrDamaged)
 			}
 			c.problem(Problem{Object: name, Err: reason, Mendable: uint64(size) > p.Size})
+			if uint64(size) < p.Size {
+				c.lostPack(p)
+			}
 		}
 	}
 	for name := range there {

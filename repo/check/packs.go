@@ -238,6 +238,7 @@ func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
 		if errors.Is(err, repo.ErrTampered) {
 			c.problem(Problem{Object: j.name, Err: err})
 		}
+		c.lostPack(j.info)
 		return c.scrub(ctx, j, nil)
 	}
 	var carry []byte // the beginning of blob i, from windows before
@@ -284,9 +285,7 @@ func (c *checker) blob(ctx context.Context, d *repo.Reader, j job, e pack.Entry,
 		}
 		_, again := d.Get(ctx, e.ID) // from another copy, or through the parity
 		if again != nil {
-			c.mu.Lock()
-			c.bad[e.ID] = true
-			c.mu.Unlock()
+			c.lostBlob(e.ID)
 		}
 		c.problem(Problem{Object: j.name, Off: int64(e.Offset), N: int64(e.Length), Mendable: again == nil, Err: err})
 	}

@@ -13,13 +13,20 @@ import (
 // maxFiles is how many affected files a problem lists.
 const maxFiles = 1000
 
-// getter reads tree pages and remembers which were seen, so that what snapshots share is walked once.
+// getter reads tree pages and notes those that are lost.
 type getter struct {
+	c *checker
 	d *repo.Reader
 }
 
 // Get implements snapshot.Getter.
-func (g getter) Get(ctx context.Context, id crypt.ID) ([]byte, error) { return g.d.Get(ctx, id) }
+func (g getter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
+	b, err := g.d.Get(ctx, id)
+	if errors.Is(err, repo.ErrDamaged) {
+		g.c.lostBlob(id)
+	}
+	return b, err
+}
 
 // trees walks the tree of every snapshot: each page opens, each blob has a place. Subtrees that several snapshots share are walked once, unless there are
 // damaged blobs whose files have to be named.
@@ -39,7 +46,7 @@ func (c *checker) trees(ctx context.Context, snaps []*repo.Snapshot) error {
 				return err
 			}
 		}
-		if err := c.tree(ctx, getter{d}, s, seen); err != nil {
+		if err := c.tree(ctx, getter{c, d}, s, seen); err != nil {
 			return err
 		}
 		if len(c.bad) > 0 {

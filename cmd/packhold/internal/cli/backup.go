@@ -380,9 +380,9 @@ func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Dur
 			if res.Stored.Adopted > 0 {
 				a.out.say("found again: %s of an interrupted backup", term.Plural(int64(res.Stored.Adopted), "pack"))
 			}
-			checked := ", read back and compared"
-			if o.Session.NoValidate {
-				checked = ""
+			checked := ""
+			if n := res.Stored.Packs; n > 0 && !o.Session.NoValidate {
+				checked = fmt.Sprintf("; %s stored, read back and compared", term.Plural(int64(n), "pack"))
 			}
 			a.out.say("snapshot %d (%s) %s in %s%s", number, id, verb, term.Duration(took), checked)
 		}

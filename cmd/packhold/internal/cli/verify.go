@@ -15,6 +15,7 @@ import (
 	"packhold/repo"
 	"packhold/repo/audit"
 	"packhold/repo/check"
+	"packhold/repo/format"
 )
 
 func (a *app) verifyCommand() *cli.Command {
@@ -77,6 +78,11 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	_ = r.SaveCache() // it costs time only
+	if len(rep.Lost)+len(rep.Failed) > 0 && r.CanRead() {
+		if err := r.PutVerified(ctx, format.Verified{Lost: rep.Lost, Failed: rep.Failed}); err != nil {
+			a.out.warn("verified/", err.Error()+": backups go on to count on what is lost")
+		}
+	}
 	verdict := a.verdict(rep)
 	e := audit.Event{Op: "verify", Outcome: audit.Success, Bytes: rep.Bytes, Duration: a.env.Now().Sub(start)}
 	if verdict != nil {
@@ -194,7 +200,10 @@ func (a *app) verdict(rep *check.Report) error {
 		if len(files) > 0 {
 			f.Effect = fmt.Sprintf("%s cannot be restored completely; everything else can. Nothing was changed.", term.Plural(int64(len(files)), "listed file"))
 		}
-		f.Next = "packhold backup --type full stores missing packs again, as far as the files are still there; or put the packs back from a copy of the repository"
+		f.Next = "packhold verify --read-data, which tells backups what to store again"
+		if len(rep.Lost)+len(rep.Failed) > 0 {
+			f.Next = "packhold backup stores what is lost again, as far as the files are still there; or put the packs back from a copy of the repository"
+		}
 	case fail.Tampered:
 		f.Word, f.Effect = "trust.tampered", "The objects listed are not used. Nothing was changed."
 		f.Next = "find out who could write to the storage"
