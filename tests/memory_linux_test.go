@@ -115,7 +115,7 @@ func diskFolder(t *testing.T) string {
 	t.Helper()
 	for _, parent := range []string{os.TempDir(), "/var/tmp", "."} {
 		var fs unix.Statfs_t
-		if err := unix.Statfs(parent, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
+		if err := unix.Statfs(parent, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
 			continue
 		}
 		dir, err := os.MkdirTemp(parent, "packhold-memory")
