@@ -34,7 +34,7 @@ func TestMemory(t *testing.T) {
 	}
 	large, small := int64(400<<20), 16_000
 	if soaking() {
-		large, small = 16<<30, 1_000_000
+		large, small = 16<<30, 300_000
 	}
 	source := filepath.Join(dir, "source")
 	if err := writeMixed(filepath.Join(source, "large.bin"), large); err != nil {

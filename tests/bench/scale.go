@@ -223,8 +223,8 @@ func scaleTable(points []point) string {
 	for _, l := range machine() {
 		fmt.Fprintf(&b, "- %s\n", l)
 	}
-	b.WriteString("\n| N | first s | again s | cpu s | cpu us/file | anon MiB | in 256 MiB: again s | anon MiB | 1,000 files beside N: again s | cpu s | open ms | has M/s | cpu | lookup M/s | cpu |\n")
-	b.WriteString("|--:|" + strings.Repeat("--:|", 14) + "\n")
+	b.WriteString("\n| N | first s | anon MiB | again s | cpu s | cpu us/file | anon MiB | in 256 MiB: again s | anon MiB | 1,000 files beside N: again s | cpu s | open ms | has M/s | cpu | lookup M/s | cpu |\n")
+	b.WriteString("|--:|" + strings.Repeat("--:|", 15) + "\n")
 	rate := func(ns float64) string {
 		if ns == 0 {
 			return ""
@@ -238,16 +238,17 @@ func scaleTable(points []point) string {
 		return fmt.Sprintf("%.2f", d.Seconds())
 	}
 	for _, p := range points {
-		each, anon, limited := "", "", ""
+		each, first, anon, limited := "", "", "", ""
 		if p.again.wall > 0 {
 			each = fmt.Sprintf("%.1f", float64(p.again.cpu.Microseconds())/float64(p.n))
+			first = strconv.FormatInt(p.first.anon>>20, 10)
 			anon, limited = strconv.FormatInt(p.again.anon>>20, 10), strconv.FormatInt(p.limited.anon>>20, 10)
 		}
 		open := ""
 		if p.open > 0 {
 			open = fmt.Sprintf("%.2f", p.open/1e6)
 		}
-		cells := []string{strconv.Itoa(p.n), seconds(p.first.wall), seconds(p.again.wall), seconds(p.again.cpu), each, anon,
+		cells := []string{strconv.Itoa(p.n), seconds(p.first.wall), first, seconds(p.again.wall), seconds(p.again.cpu), each, anon,
 			seconds(p.limited.wall), limited, seconds(p.small.wall), seconds(p.small.cpu), open, rate(p.has), rate(p.hasCPU), rate(p.lookup), rate(p.lookCP)}
 		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	}
