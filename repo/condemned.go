@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"packhold/backends"
@@ -21,17 +22,20 @@ type exclusions struct {
 	blind bool
 }
 
+// condemnedTries is how often condemned sets are listed. A prune stores and removes a few in minutes, and reading them takes seconds: two are the rule.
+const condemnedTries = 10
+
 // readCondemned reads the condemned sets and finals: what counts as absent, and what is gone for ever.
 //
 // A valid final binds whatever else is true, and its set condemns only what the final names. An invalid .leases or .final abandons its set:
 // nothing is deleted because of it. But an invalid final may also be a good one that was damaged after its packs were deleted, so the packs
 // of its set are not relied on either: that costs storing a blob twice, the other mistake costs the blob. For the same reason what a revoked host
 // signed is half believed: its packs are not relied on, and may be read as long as they are there.
+//
+// A set that a prune removes once its final is there must not be taken for none: a listing may be older than the final, or show neither, since it
+// takes time. So it is listed until a listing shows nothing unread: whatever that one does not show was gone before it began, and then the final,
+// which is never removed, was there.
 func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
-	infos, _, err := stored.List(ctx, r.storage, "condemned/")
-	if err != nil {
-		return nil, err
-	}
 	sets := make(map[string][]format.PackRef)
 	out := &exclusions{packs: make(map[index.PackID]index.Exclusion)}
 	add := func(packs []format.PackRef, e index.Exclusion) {
@@ -40,7 +44,8 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		}
 	}
 	final := make(map[string]bool) // there is a final; whether it can be read
-	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
+	read := make(map[string]bool)
+	collect := func(i backends.Info, object []byte, err error) error {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
 		var packs []format.PackRef
 		var signer crypt.HostID
@@ -57,7 +62,9 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 			} else {
 				add(packs, index.Final)
 			}
-		case err == nil, stored.Missing(err): // swept between the listing and now
+		case err == nil:
+		case stored.Missing(err):
+			return nil
 		case stored.Isolated(err):
 			r.problem(i.Name, err)
 			if suffix == "final" {
@@ -66,10 +73,24 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		default:
 			return err
 		}
+		read[i.Name] = true
 		return nil
-	})
-	if err != nil {
-		return nil, err
+	}
+	for try := 0; ; try++ {
+		infos, _, err := stored.List(ctx, r.storage, "condemned/")
+		if err != nil {
+			return nil, err
+		}
+		infos = slices.DeleteFunc(infos, func(i backends.Info) bool { return read[i.Name] })
+		if len(infos) == 0 {
+			break
+		}
+		if try == condemnedTries {
+			return nil, stored.Failed("reading", infos[0].Name, errors.New("condemned sets come and go faster than they are read"))
+		}
+		if err := stored.Each(ctx, r.storage, infos, collect); err != nil {
+			return nil, err
+		}
 	}
 	for id, packs := range sets {
 		if !final[id] {
