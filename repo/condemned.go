@@ -32,9 +32,9 @@ const condemnedTries = 10
 // of its set are not relied on either: that costs storing a blob twice, the other mistake costs the blob. For the same reason what a revoked host
 // signed is half believed: its packs are not relied on, and may be read as long as they are there.
 //
-// A set that a prune removes once its final is there must not be taken for none: a listing may be older than the final, or show neither, since it
-// takes time. So it is listed until a listing shows nothing unread: whatever that one does not show was gone before it began, and then the final,
-// which is never removed, was there.
+// A set that a prune removes once its final is there must not be taken for none: a listing may be older than the final, or, since it takes time,
+// show neither. So there are two listings or more, until one shows nothing unread. A set that this one lacks was either gone when it
+// began, and then it shows the final, which is never removed; or it was there during the one before, which showed it, and it was read.
 func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 	sets := make(map[string][]format.PackRef)
 	out := &exclusions{packs: make(map[index.PackID]index.Exclusion)}
@@ -82,10 +82,10 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 			return nil, err
 		}
 		infos = slices.DeleteFunc(infos, func(i backends.Info) bool { return read[i.Name] })
-		if len(infos) == 0 {
+		if len(infos) == 0 && try > 0 {
 			break
 		}
-		if try == condemnedTries {
+		if try == condemnedTries && len(infos) > 0 {
 			return nil, stored.Failed("reading", infos[0].Name, errors.New("condemned sets come and go faster than they are read"))
 		}
 		if err := stored.Each(ctx, r.storage, infos, collect); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -362,6 +363,76 @@ func TestCondemned(t *testing.T) {
 	check("lost final", lost, false, true)
 	store(t, openWriter(t, lost, c), blobs...)
 	readAll(t, lost, blobs...)
+}
+
+// sweeping lists condemned/ for the first time while a prune ends its work there: it shows neither what comes nor what goes meanwhile.
+type sweeping struct {
+	backends.Storage
+	sweep func()
+}
+
+func (s *sweeping) List(ctx context.Context, prefix string) iter.Seq2[backends.Info, error] {
+	if sweep := s.sweep; sweep != nil && prefix == "condemned/" {
+		s.sweep = nil
+		sweep()
+		return func(func(backends.Info, error) bool) {}
+	}
+	return s.Storage.List(ctx, prefix)
+}
+
+// TestSwept lets a prune that does not know of a session remove its set at the worst moment, between the session's listing of the set and its
+// reading or during the listing, and delete the packs after the session has looked at everything.
+func TestSwept(t *testing.T) {
+	t.Parallel()
+	base, c := newTestRepo(t)
+	prune := enroll(t, base, "pruner", crypt.RolePrune, "")
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, base, c), blobs...)
+	refs := refsOf(t, base, "packs/")
+	id := [16]byte{1}
+	set := fmt.Sprintf("condemned/%x", id)
+	put(t, prune, crypt.TypeCondemned, set, format.Condemned{ID: id, Packs: refs}, false)
+	put(t, prune, crypt.TypeCondemnedLeases, set+".leases", format.CondemnedLeases{ID: id}, false)
+	sweep := func(s *mem.Store) {
+		put(t, prune2(prune, s), crypt.TypeCondemnedFinal, set+".final", format.CondemnedFinal{ID: id, Packs: refs}, false)
+		remove(t, s, set+".leases")
+		if err := s.Delete(t.Context(), set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(s *mem.Store, view *fault.Store, hook func(fault.Op, string)) {
+		t.Helper()
+		view.SetHook(func(op fault.Op, name string) error {
+			hook(op, name)
+			if op == fault.List && name == "leases/" { // the session has read what it reads
+				remove(t, s, "packs/")
+			}
+			return nil
+		})
+		if _, _, err := backup(t.Context(), openWriter(t, view, c), blobs); err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, s, blobs...)
+	}
+	for _, op := range []fault.Op{fault.Stat, fault.Get} {
+		s := base.Clone()
+		var once sync.Once
+		check(s, fault.New(s), func(o fault.Op, name string) {
+			if o == op && name == set {
+				once.Do(func() { sweep(s) })
+			}
+		})
+	}
+	s := base.Clone()
+	check(s, fault.New(&sweeping{s, func() { sweep(s) }}), func(fault.Op, string) {})
+
+	// Sets that never stand still are an error, not a guess.
+	s = base.Clone()
+	view := fault.New(s)
+	view.Add(fault.Rule{Op: fault.Stat, Prefix: "condemned/", Sticky: true, Err: fs.ErrNotExist})
+	if _, _, err := backup(t.Context(), openWriter(t, view, c), blobs); !errors.Is(err, ErrStorage) {
+		t.Errorf("a set that is listed and never there: %v", err)
+	}
 }
 
 // prune2 is r for another storage.
