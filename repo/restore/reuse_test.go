@@ -69,7 +69,7 @@ func stretches(t *testing.T, path string) (out []string) {
 // blocky makes a source of one file of each form: many blobs, holes, zeros, one blob, inline, empty.
 func blocky(t *testing.T) string {
 	src := filepath.Join(t.TempDir(), "source")
-	write(t, src+"/large", random(1, 12<<20))
+	write(t, src+"/large", random(1, 6<<20))
 	write(t, src+"/small", random(2, 20_000))
 	write(t, src+"/inline", []byte("some bytes"))
 	write(t, src+"/empty", nil)
@@ -108,12 +108,12 @@ func TestInPlace(t *testing.T) {
 		"one byte":     {"large", func(f *os.File) error { _, err := f.WriteAt([]byte("!"), 5<<20); return err }, 2 << 20, 2 << 20},
 		"first and last": {"large", func(f *os.File) error {
 			f.WriteAt([]byte("!"), 0)
-			_, err := f.WriteAt([]byte("!"), 12<<20-1)
+			_, err := f.WriteAt([]byte("!"), 6<<20-1)
 			return err
 		}, 4 << 20, 4 << 20},
-		"shrunk":          {"large", func(f *os.File) error { return f.Truncate(9 << 20) }, 6 << 20, 5 << 20},
-		"grown":           {"large", func(f *os.File) error { return f.Truncate(30 << 20) }, 0, 0},
-		"emptied":         {"large", func(f *os.File) error { return f.Truncate(0) }, 14 << 20, 12 << 20},
+		"shrunk":          {"large", func(f *os.File) error { return f.Truncate(4 << 20) }, 5 << 20, 4 << 20},
+		"grown":           {"large", func(f *os.File) error { return f.Truncate(9 << 20) }, 0, 0},
+		"emptied":         {"large", func(f *os.File) error { return f.Truncate(0) }, 8 << 20, 6 << 20},
 		"data in a hole":  {"sparse", func(f *os.File) error { _, err := f.WriteAt(random(9, 3<<20), 8<<20); return err }, 0, 0},
 		"zeros in a hole": {"sparse", func(f *os.File) error { _, err := f.WriteAt(make([]byte, 1<<20), 8<<20); return err }, 0, 0},
 		"hole in data":    {"sparse", func(f *os.File) error { return localfs.Clear(f, 4<<20, 1<<20) }, 3 << 20, 2 << 20},
@@ -206,7 +206,7 @@ func TestInPlaceStopped(t *testing.T) {
 	snap := take(t, st, c, src)
 	dst := filepath.Join(t.TempDir(), "d")
 	clean(t, bring(t, st, snap, dst, restore.Options{}))
-	edit(t, dst+"/large", func(f *os.File) error { _, err := f.WriteAt(random(77, 12<<20), 0); return err })
+	edit(t, dst+"/large", func(f *os.File) error { _, err := f.WriteAt(random(77, 6<<20), 0); return err })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	p := &watch{done: func(_, n int64) {
@@ -217,7 +217,7 @@ func TestInPlaceStopped(t *testing.T) {
 	o := restore.Options{InPlace: true, Progress: p, Workers: 1, Include: func(p string, _ bool) bool { return strings.HasSuffix(p, "/large") }}
 	restore.SmallWindows(&o)
 	res, err := restore.Run(ctx, reader(t, st), snap, dst, o)
-	if !errors.Is(err, context.Canceled) || res.Written == 0 || res.Written >= 12<<20 {
+	if !errors.Is(err, context.Canceled) || res.Written == 0 || res.Written >= 6<<20 {
 		t.Fatalf("%v, written %d", err, res.Written)
 	}
 	info, err := os.Stat(dst + "/large")
@@ -282,12 +282,12 @@ func TestLeftovers(t *testing.T) {
 		stays   bool
 		dir     bool
 	}{
-		"half":     {func(t *testing.T, p string) { write(t, p, append(large[:6<<20:6<<20], make([]byte, 6<<20)...)) }, 5 << 20, false, false},
-		"complete": {func(t *testing.T, p string) { write(t, p, large) }, 12 << 20, false, false},
-		"longer":   {func(t *testing.T, p string) { write(t, p, append(large[:12<<20:12<<20], 1, 2, 3)) }, 12 << 20, false, false},
-		"short":    {func(t *testing.T, p string) { write(t, p, large[:3<<20]) }, 2 << 20, false, false},
+		"half":     {func(t *testing.T, p string) { write(t, p, append(large[:3<<20:3<<20], make([]byte, 3<<20)...)) }, 1 << 20, false, false},
+		"complete": {func(t *testing.T, p string) { write(t, p, large) }, 6 << 20, false, false},
+		"longer":   {func(t *testing.T, p string) { write(t, p, append(large[:6<<20:6<<20], 1, 2, 3)) }, 6 << 20, false, false},
+		"short":    {func(t *testing.T, p string) { write(t, p, large[:3<<20]) }, 1 << 20, false, false},
 		"nothing":  {func(t *testing.T, p string) { write(t, p, nil) }, 0, false, false},
-		"wrong":    {func(t *testing.T, p string) { write(t, p, random(66, 12<<20)) }, 0, false, false},
+		"wrong":    {func(t *testing.T, p string) { write(t, p, random(66, 6<<20)) }, 0, false, false},
 		"open to others": {func(t *testing.T, p string) {
 			write(t, p, large)
 			must(t, os.Chmod(p, 0o644))
