@@ -1,0 +1,382 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lookTool finds a program that an ordinary user may not have in PATH.
+func lookTool(name string) (string, error) {
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return p, nil
+		}
+	}
+	return exec.LookPath(name)
+}
+
+func tool(args ...string) (string, error) {
+	p, err := lookTool(args[0])
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command(p, args[1:]...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+func runTool(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := tool(args...)
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// maker makes files, and fails the test if it cannot.
+type maker struct {
+	testing.TB
+	dir string
+}
+
+func (m maker) must(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+func (m maker) path(name string) string { return m.dir + "/" + name }
+
+func (m maker) file(name string, data string) string {
+	m.Helper()
+	m.must(os.MkdirAll(filepath.Dir(m.path(name)), 0o755))
+	m.must(os.WriteFile(m.path(name), []byte(data), 0o644))
+	return m.path(name)
+}
+
+func (m maker) folder(name string) string {
+	m.Helper()
+	m.must(os.MkdirAll(m.path(name), 0o755))
+	return m.path(name)
+}
+
+// times sets modification and access time of an entry, links too.
+func (m maker) times(name string, mtime, atime unix.Timespec) {
+	m.Helper()
+	m.must(unix.UtimesNanoAt(unix.AT_FDCWD, m.path(name), []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+func (m maker) xattr(name, attr string, value []byte) {
+	m.Helper()
+	m.must(unix.Lsetxattr(m.path(name), attr, value, 0))
+}
+
+// pieces makes a file of size bytes with 8 KiB of data at each of the offsets, and holes between.
+func (m maker) pieces(name string, size int64, at ...int64) {
+	m.Helper()
+	f, err := os.Create(m.path(name))
+	m.must(err)
+	for i, off := range at {
+		_, err := f.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 8<<10), off)
+		m.must(err)
+	}
+	m.must(f.Truncate(size))
+	m.must(f.Sync())
+	m.must(f.Close())
+}
+
+// flags sets inode flags beside those that the entry has.
+func (m maker) flags(name string, flags int) {
+	m.Helper()
+	f, err := os.Open(m.path(name))
+	m.must(err)
+	defer f.Close()
+	have, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	m.must(err)
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, have|flags); err != nil {
+		m.Fatalf("flags %#x of %s: %v", flags, name, err)
+	}
+}
+
+const (
+	flagCompress  = 0x4
+	flagSync      = 0x8
+	flagImmutable = 0x10
+	flagAppend    = 0x20
+	flagNoDump    = 0x40
+	flagNoATime   = 0x80
+	flagDirSync   = 0x10000
+	flagNoCOW     = 0x800000
+)
+
+// longName is a name of 255 bytes.
+func longName(c string) string { return strings.Repeat(c, 255)[:255] }
+
+// fidelity are the cases of TestFidelity. Each makes files in a folder of its own.
+var fidelity = []struct {
+	name   string
+	on     string // the file system: "" is that of the temporary folder; tmpfs; ext4 and btrfs are made for it
+	make   func(m maker)
+	atime  bool
+	backup []string // further flags
+}{
+	{name: "kinds", make: func(m maker) {
+		m.file("empty", "")
+		m.file("one byte", "x")
+		m.file("inline", strings.Repeat("i", 128))
+		m.file("blob", strings.Repeat("b", 129))
+		m.must(writeRandom(m.path("large"), 1, 3<<20+1))
+		m.folder("folder/empty")
+		m.must(os.Chmod(m.folder("closed"), 0))
+		m.must(os.Chmod(m.file("unreadable", "root reads it"), 0))
+		m.must(unix.Mkfifo(m.path("fifo"), 0o640))
+		m.must(unix.Mknod(m.path("socket"), unix.S_IFSOCK|0o755, 0))
+		m.must(unix.Mknod(m.path("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+		m.must(unix.Mknod(m.path("character"), unix.S_IFCHR|0o600, int(unix.Mkdev(4095, 1<<20-1))))
+		m.must(unix.Mknod(m.path("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70000))))
+		for i, name := range []string{"fifo", "socket", "null", "block"} {
+			m.must(os.Chown(m.path(name), 1000+i, 2000+i))
+			m.times(name, unix.Timespec{Sec: 1e9, Nsec: int64(i + 1)}, unix.Timespec{Sec: 1e9})
+		}
+	}},
+	{name: "symbolic links", make: func(m maker) {
+		for i, target := range []string{"nowhere", ".", "/", "../../../../etc/passwd", "any \xff\xfe bytes\n\x1b[31m", " ", strings.Repeat("t/", 2047) + "t", "/proc/self/exe"} {
+			name := fmt.Sprint("link", i)
+			m.must(os.Symlink(target, m.path(name)))
+			m.must(os.Lchown(m.path(name), 7, 8))
+			m.times(name, unix.Timespec{Sec: 1234567890, Nsec: 987654321}, unix.Timespec{Sec: 1})
+		}
+		m.xattr("link0", "trusted.of.link", []byte("value"))
+	}},
+	{name: "hard links", make: func(m maker) {
+		m.folder("a")
+		m.folder("b/c")
+		for _, size := range []int{0, 10, 5000, 3 << 20} {
+			name := fmt.Sprint("f", size)
+			m.file("a/"+name, strings.Repeat("x", size))
+			m.must(os.Link(m.path("a/"+name), m.path("b/c/"+name)))
+			m.must(os.Link(m.path("a/"+name), m.path("z"+name)))
+		}
+		m.must(unix.Mkfifo(m.path("a/fifo"), 0o600))
+		m.must(os.Link(m.path("a/fifo"), m.path("b/fifo")))
+		m.must(unix.Mknod(m.path("a/null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
+		m.must(os.Link(m.path("a/null"), m.path("b/null")))
+		m.must(os.Symlink("target", m.path("a/link")))
+		m.file("one name here", "and one outside of the source")
+		m.must(os.Link(m.path("one name here"), m.path("../outside")))
+		m.must(unix.Linkat(unix.AT_FDCWD, m.path("a/link"), unix.AT_FDCWD, m.path("b/link"), 0))
+	}},
+	{name: "holes", make: func(m maker) {
+		const mib = 1 << 20
+		m.pieces("begin", 4*mib, 4*mib-8192)
+		m.pieces("end", 4*mib, 0)
+		m.pieces("middle", 4*mib, 0, 4*mib-8192)
+		m.pieces("both ends", 4*mib, 2*mib)
+		m.pieces("many", 40*mib, 4*mib, 4*mib+65536, 20*mib, 39*mib)
+		m.pieces("small", 200<<10, 64<<10)
+		m.pieces("only hole", 3*mib)
+		m.pieces("small hole", 4096)
+		m.pieces("odd size", mib+17, 8192)
+	}},
+	{name: "names", make: func(m maker) {
+		for _, name := range []string{"new\nline", "\x1b[2J\x1b[31m", "\xff\xfe", "\xc3\x28", "-rf", "--help", " lead", "trail  ", " ", "...", "..a", "é", "e\u0301", "\\", "*", "C:", "CON",
+			"a\tb\rc\x7f", "\x01", "'\"`$(x)", "%s%n", ".packhold", "~", "#", "{a,b}", "\U0001f4a9", longName("n"), longName("\xff"), longName("…")} {
+			m.file("files/"+name, name)
+			m.must(os.MkdirAll(m.path("folders/"+name+"/"+name), 0o755))
+			m.must(os.MkdirAll(m.path("links"), 0o755))
+			m.must(os.Symlink(name, m.path("links/"+name)))
+		}
+	}},
+	{name: "modes and owners", make: func(m maker) {
+		for i, mode := range []uint32{0, 0o1777, 0o2755, 0o4755, 0o6711, 0o7777, 0o4000, 0o644, 0o200} {
+			for _, kind := range []string{"file", "folder"} {
+				name := fmt.Sprint(kind, i)
+				if kind == "file" {
+					m.file(name, name)
+				} else {
+					m.folder(name)
+				}
+				m.must(os.Chown(m.path(name), i*100000, 1<<31+i)) // most without a name here
+				m.must(unix.Chmod(m.path(name), mode))
+			}
+		}
+		m.must(os.Chown(m.file("daemon", "has a name"), 1, 1))
+	}},
+	{name: "attributes", make: func(m maker) {
+		m.file("file", "x")
+		m.folder("folder")
+		for _, name := range []string{"file", "folder"} {
+			m.xattr(name, "user.empty", nil)
+			m.xattr(name, "user.any bytes \xff", []byte("\x00\xff\n"))
+			m.xattr(name, "trusted.overlay.opaque", []byte("y"))
+			m.xattr(name, "security.test", []byte("label"))
+			m.xattr(name, "user."+strings.Repeat("l", 250), []byte("long name"))
+			m.xattr(name, "user.large", bytes.Repeat([]byte("v"), 3000))
+			runTool(m, "setfacl", "-m", "u:1234:rwx,g:5678:r-x,m::rwx", m.path(name))
+		}
+		runTool(m, "setfacl", "-d", "-m", "u:1234:rwx,g:5678:---", m.path("folder"))
+		m.folder("folder/inherits")
+		m.file("folder/inherits/too", "y")
+		m.must(os.Chmod(m.file("tool", "#!"), 0o755))
+		runTool(m, "setcap", "cap_net_raw,cap_net_admin=ep", m.path("tool"))
+		m.must(os.Chown(m.file("owned tool", "#!"), 1234, 1234))
+		runTool(m, "setcap", "cap_net_bind_service=eip", m.path("owned tool"))
+		m.must(unix.Mkfifo(m.path("fifo"), 0o644))
+		m.xattr("fifo", "trusted.of.fifo", []byte("v"))
+		runTool(m, "setfacl", "-m", "u:1234:rw", m.path("fifo"))
+		for _, name := range []string{"file", "folder", "tool", "fifo"} {
+			m.times(name, unix.Timespec{Sec: 1e9}, unix.Timespec{Sec: 1e9})
+		}
+	}},
+	{name: "large attributes", on: "tmpfs", make: func(m maker) {
+		m.file("file", "x")
+		m.folder("folder")
+		m.must(os.Symlink("x", m.path("link")))
+		for i, name := range []string{"file", "folder", "link"} {
+			m.xattr(name, "trusted.most", bytes.Repeat([]byte{byte(i)}, 64<<10))
+			m.xattr(name, "trusted.second", bytes.Repeat([]byte("s"), 40<<10))
+		}
+	}},
+	{name: "times", on: "tmpfs", atime: true, backup: []string{"--with-atime"}, make: func(m maker) {
+		const farAhead, longAgo = 1 << 40, -1 << 40
+		for i, at := range []unix.Timespec{{Sec: -1, Nsec: 999999999}, {Sec: 0, Nsec: 1}, {Sec: -86400 * 365 * 100, Nsec: 1}, {Sec: 1 << 31, Nsec: 5}, {Sec: 1<<33 + 7, Nsec: 123456789},
+			{Sec: 253402300800}, {Sec: farAhead, Nsec: 999999999}, {Sec: longAgo, Nsec: 1}, {Sec: 0}} {
+			other := unix.Timespec{Sec: 1e9 + int64(i), Nsec: int64(i) + 1}
+			for _, kind := range []string{"file", "folder", "link", "fifo"} {
+				name := fmt.Sprint(kind, i)
+				switch kind {
+				case "file":
+					m.file(name, name)
+				case "folder":
+					m.folder(name)
+				case "link":
+					m.must(os.Symlink("x", m.path(name)))
+				case "fifo":
+					m.must(unix.Mkfifo(m.path(name), 0o600))
+				}
+				m.times(name, at, other)
+				if i > 0 && i < 8 {
+					m.times(name, other, at)
+				}
+			}
+		}
+		m.times(".", unix.Timespec{Sec: -5, Nsec: 5}, unix.Timespec{Sec: 1e9, Nsec: 77})
+	}},
+	{name: "flags", on: "ext4", make: func(m maker) {
+		m.file("append", "log")
+		m.file("immutable", "fixed")
+		m.must(writeRandom(m.path("large immutable"), 1, 2<<20))
+		m.file("linked immutable", "two names")
+		m.must(os.Link(m.path("linked immutable"), m.path("other name")))
+		m.file("nodump", "")
+		m.file("sync", "s")
+		m.file("append folder/child", "x")
+		m.file("immutable folder/child", "x")
+		m.folder("sync folder")
+		for _, name := range []string{"append", "immutable", "large immutable", "append folder", "immutable folder"} {
+			m.times(name, unix.Timespec{Sec: 12345, Nsec: 6789}, unix.Timespec{Sec: 12345})
+		}
+		m.flags("append", flagAppend|flagNoDump)
+		m.flags("immutable", flagImmutable|flagNoATime)
+		m.flags("large immutable", flagImmutable)
+		m.flags("linked immutable", flagImmutable)
+		m.flags("nodump", flagNoDump)
+		m.flags("sync", flagSync)
+		m.flags("append folder", flagAppend)
+		m.flags("immutable folder", flagImmutable)
+		m.flags("sync folder", flagDirSync)
+	}},
+	{name: "compression and copy-on-write", on: "btrfs", make: func(m maker) {
+		m.file("plain", strings.Repeat("plain", 50000))
+		m.file("compressed", "")
+		m.flags("compressed", flagCompress)
+		m.must(os.WriteFile(m.path("compressed"), bytes.Repeat([]byte("compress me"), 50000), 0o644))
+		m.file("in place", "")
+		m.flags("in place", flagNoCOW)
+		m.must(os.WriteFile(m.path("in place"), bytes.Repeat([]byte("x"), 3<<20), 0o644))
+		m.folder("compressed folder")
+		m.flags("compressed folder", flagCompress)
+		m.file("compressed folder/inherits", "z")
+		m.folder("in place folder")
+		m.flags("in place folder", flagNoCOW)
+		m.file("in place folder/inherits", "z")
+		m.pieces("holes", 4<<20, 1<<20)
+		unix.Sync()
+	}},
+	{name: "deep", make: func(m maker) {
+		at, err := os.OpenRoot(m.dir)
+		m.must(err)
+		for i := range 1100 {
+			m.must(at.Mkdir("d", 0o750))
+			next, err := at.OpenRoot("d")
+			m.must(err)
+			m.must(at.WriteFile("f", fmt.Append(nil, i), 0o640))
+			at.Close()
+			at = next
+		}
+		at.Close()
+	}},
+	{name: "long paths", make: func(m maker) {
+		at, err := os.OpenRoot(m.dir)
+		m.must(err)
+		for i := range 40 { // 10,200 bytes
+			name := longName(string(rune('a' + i%26)))
+			m.must(at.Mkdir(name, 0o750))
+			next, err := at.OpenRoot(name)
+			m.must(err)
+			at.Close()
+			at = next
+			m.must(at.WriteFile(longName("F"), fmt.Append(nil, i), 0o640))
+			m.must(at.Symlink(strings.Repeat("t", 4000), "link"))
+		}
+		m.must(at.Link("link", "second"))
+		at.Close()
+	}},
+}
+
+// Everything that Linux keeps of a file comes back: what was backed up and restored looks, to system calls of the test's own, as it did.
+func TestFidelity(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	for _, test := range fidelity {
+		t.Run(test.name, func(t *testing.T) {
+			var base string
+			switch test.on {
+			case "":
+				base = t.TempDir()
+			case "tmpfs":
+				base = mountTmpfs(t)
+			case "ext4":
+				base = mountImage(t, "ext4", 32<<20, "mkfs.ext4", "-q")
+			case "btrfs":
+				base = mountImage(t, "btrfs", 256<<20, "mkfs.btrfs", "-q")
+			}
+			src, dst := filepath.Join(base, "source"), filepath.Join(base, "restored")
+			if err := os.Mkdir(src, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			test.make(maker{t, src})
+			want, before := observe(t, src, test.atime), observe(t, src, true)
+			if len(want) < 3 {
+				t.Fatalf("only %d files", len(want))
+			}
+			start := time.Now()
+			h.must(t, append([]string{"backup", "--quiet", "--source", src}, test.backup...)...)
+			saved := time.Since(start)
+			h.must(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst, "--verify")
+			t.Logf("%d entries, saved in %v, restored in %v", len(want), saved, time.Since(start)-saved)
+			sameObserved(t, want, dst, test.atime)
+			sameObserved(t, before, src, true) // reading left no trace, not even in access times
+		})
+	}
+	h.must(t, "verify", "--quiet", "--read-data")
+}
