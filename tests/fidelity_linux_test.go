@@ -2,11 +2,15 @@ package tests
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -379,4 +383,213 @@ func TestFidelity(t *testing.T) {
 		})
 	}
 	h.must(t, "verify", "--quiet", "--read-data")
+}
+
+// measured runs packhold, which must succeed, and tells how long it took and how much memory it had at its largest.
+func (h home) measured(t *testing.T, args ...string) (time.Duration, int64) {
+	t.Helper()
+	cmd := h.command(args...)
+	start := time.Now()
+	if r := finish(t, cmd); r.code != 0 {
+		t.Fatalf("packhold %s: exit %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return time.Since(start), cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+}
+
+// A file of 16 TiB that is one hole with a few bytes costs what the few bytes cost.
+func TestHugeHole(t *testing.T) {
+	base := mountTmpfs(t)
+	h := newHome(t)
+	src, dst := filepath.Join(base, "source"), filepath.Join(base, "restored")
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const tib = 1 << 40
+	m := maker{t, src}
+	m.pieces("huge", 16*tib, 0, 5*tib+4096, 16*tib-8192)
+	m.pieces("nothing", 16*tib+1)
+	want := observe(t, src, false)
+	for _, args := range [][]string{
+		{"backup", "--source", src},
+		{"backup", "--source", src},
+		{"backup", "--source", src, "--type", "full"},
+		{"restore", "--destination", dst, "--verify"},
+		{"restore", "--destination", dst},
+		{"restore", "--destination", dst, "--in-place", "--sparse"},
+		{"verify", "--read-data"},
+	} {
+		took, most := h.measured(t, append(args, "--quiet")...)
+		t.Logf("%s: %v, %d MiB", args, took, most>>20)
+		if took > 20*time.Second || most > 400<<20 {
+			t.Errorf("%s took %v and %d MiB", args, took, most>>20)
+		}
+		if args[0] == "restore" {
+			sameObserved(t, want, dst, false)
+		}
+	}
+}
+
+// summary runs packhold with --json, which must exit with code, and returns its summary.
+func (h home) summary(t *testing.T, code int, args ...string) line {
+	t.Helper()
+	r := h.run(t, append(args, "--json")...)
+	if r.code != code {
+		t.Fatalf("packhold %s: exit %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.stdout, r.stderr)
+	}
+	lines, err := parseLines(r.stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range lines {
+		if l.text("message_type") == "summary" {
+			return l
+		}
+	}
+	t.Fatalf("packhold %s: no summary\n%s", strings.Join(args, " "), r.stdout)
+	return nil
+}
+
+// One new name among 50,000 stores the page of the tree that it is in, not the list of all.
+func TestOneNameOfMany(t *testing.T) {
+	h := newHome(t)
+	base := mountTmpfs(t)
+	src, dst := filepath.Join(base, "source"), filepath.Join(base, "restored")
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := func(i int) string { return fmt.Sprintf("%x.eml", sha256.Sum256(fmt.Append(nil, i)))[:40] } // no pattern to compress
+	for i := range 50_000 {
+		if err := unix.Mknod(filepath.Join(src, name(i)), unix.S_IFREG|0o600, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := h.summary(t, 0, "backup", "--source", src)
+	if err := os.WriteFile(filepath.Join(src, name(-1)), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	second := h.summary(t, 0, "backup", "--source", src)
+	t.Logf("first stored %v of %v bytes, second %v of %v", first["bytes_stored"], first["bytes_new"], second["bytes_stored"], second["bytes_new"])
+	if first.number("files") != 50_000 || second.number("files") != 50_001 || second.number("files_new") != 1 || second.number("bytes_read") != 0 {
+		t.Errorf("%v, then %v", first, second)
+	}
+	if n := second.number("bytes_stored"); n == 0 || n > first.number("bytes_stored")/50 || n > 64<<10 {
+		t.Errorf("one more name stored %d bytes, all of them %d", n, first.number("bytes_stored"))
+	}
+	h.must(t, "restore", "--quiet", "--destination", dst)
+	list := func(dir string) []string {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if !slices.Equal(list(src), list(dst)) {
+		t.Error("other names were restored")
+	}
+}
+
+// inNamespace runs a command line of packhold in a shell with mounts of its own, of which the first are made by prepare.
+func (h home) inNamespace(prepare string, args ...string) *exec.Cmd {
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-ec", prepare + "\nexec \"$@\"", "sh", packhold}, args...)...)
+	cmd.Env = h.environ()
+	return cmd
+}
+
+// Owners are found by name on the system that restores, and by number where there is no such name or with --numeric-owner.
+func TestOwnersByName(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	src := filepath.Join(t.TempDir(), "source")
+	m := maker{t, t.TempDir()}
+	m.file("here.passwd", "root:x:0:0::/:/bin/sh\nalice:x:7001:7101::/:/bin/sh\nbob:x:7002:7102::/:/bin/sh\n")
+	m.file("here.group", "root:x:0:\nalice:x:7101:\nbob:x:7102:\n")
+	m.file("there.passwd", "root:x:0:0::/:/bin/sh\nalice:x:8001:8101::/:/bin/sh\ncarol:x:7002:7102::/:/bin/sh\n")
+	m.file("there.group", "root:x:0:\nalice:x:8101:\ncarol:x:7102:\n")
+	for name, id := range map[string]int{"alices": 7001, "bobs": 7002, "nobodys": 7003} {
+		s := maker{t, src}
+		s.must(os.Chown(s.file(name, name), id, id+100))
+	}
+	at := func(system string) string {
+		return "mount --make-rprivate /\nmount --bind " + m.path(system+".passwd") + " /etc/passwd\nmount --bind " + m.path(system+".group") + " /etc/group"
+	}
+	if out, err := h.inNamespace(at("here"), "version").CombinedOutput(); err != nil {
+		t.Skipf("cannot have mounts of its own: %v\n%s", err, out)
+	}
+	if r := finish(t, h.inNamespace(at("here"), "backup", "--quiet", "--source", src)); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	for _, test := range []struct {
+		flags string
+		want  map[string][2]uint32
+	}{
+		{"", map[string][2]uint32{"alices": {8001, 8101}, "bobs": {7002, 7102}, "nobodys": {7003, 7103}}},
+		{"--numeric-owner", map[string][2]uint32{"alices": {7001, 7101}, "bobs": {7002, 7102}, "nobodys": {7003, 7103}}},
+		{"--no-owner", map[string][2]uint32{"alices": {0, 0}, "bobs": {0, 0}, "nobodys": {0, 0}}},
+	} {
+		dst := filepath.Join(t.TempDir(), "restored")
+		args := append([]string{"restore", "--quiet", "--destination", dst}, strings.Fields(test.flags)...)
+		if r := finish(t, h.inNamespace(at("there"), args...)); r.code != 0 {
+			t.Fatalf("%s: exit %d\n%s", test.flags, r.code, r.stderr)
+		}
+		for name, want := range test.want {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(dst, name), &st); err != nil {
+				t.Fatal(err)
+			}
+			if got := [2]uint32{st.Uid, st.Gid}; got != want {
+				t.Errorf("%s with %q belongs to %d, want %d", name, test.flags, got, want)
+			}
+		}
+	}
+}
+
+// Each mount is entered once, under the path where it is: a folder mounted into itself shows there what is below it, with the place of the mount empty.
+// With --one-file-system other file systems are saved as empty folders; a bind mount is the same file system.
+func TestMounts(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	m := maker{t, filepath.Join(t.TempDir(), "source")}
+	m.file("a/file", "once on the disk")
+	m.must(os.Link(m.path("a/file"), m.path("a/second")))
+	m.folder("a/b/empty")
+	m.folder("other")
+	mount := func(from, to, kind string, flags uintptr) {
+		if err := unix.Mount(from, m.path(to), kind, flags, ""); err != nil {
+			t.Skip("cannot mount: ", err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(m.path(to), unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	mount(m.dir, "a/b", "", unix.MS_BIND|unix.MS_REC)
+	mount("none", "other", "tmpfs", 0)
+	m.file("other/file", "elsewhere")
+	for flags, want := range map[string][]string{
+		"":                  {"a/b/a/b/empty", "a/b/a/file", "a/b/a/second", "a/b/other", "a/file", "a/second", "other/file"},
+		"--one-file-system": {"a/b/a/b/empty", "a/b/a/file", "a/b/a/second", "a/b/other", "a/file", "a/second", "other"},
+	} {
+		h.must(t, append([]string{"backup", "--quiet", "--source", m.dir}, strings.Fields(flags)...)...)
+		dst := filepath.Join(t.TempDir(), "restored")
+		h.must(t, "restore", "--quiet", "--destination", dst)
+		got := observe(t, dst, false)
+		var ends []string // what holds nothing
+		delete(got, ".")
+		for path := range got {
+			if path += "/"; !slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(p string) bool { return strings.HasPrefix(p, path) }) {
+				ends = append(ends, strings.TrimSuffix(path, "/"))
+			}
+		}
+		if slices.Sort(ends); !slices.Equal(ends, want) {
+			t.Errorf("%q restored %q, want %q", flags, ends, want)
+		}
+		if b, err := os.ReadFile(filepath.Join(dst, "a/b/a/file")); err != nil || string(b) != "once on the disk" {
+			t.Errorf("%q: %q, %v", flags, b, err)
+		}
+	}
 }
