@@ -593,3 +593,142 @@ func TestMounts(t *testing.T) {
 		}
 	}
 }
+
+// Devices and FIFOs are recorded and never opened, unless --read-special makes files of them: below a source, as a source, and behind a link that is a
+// source.
+func TestReadSpecial(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	base := t.TempDir()
+	image := filepath.Join(base, "image")
+	if err := writeRandom(image, 5, 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	disk := hashed(t, image)
+	loop, err := tool("losetup", "--find", "--show", image)
+	if err != nil {
+		t.Skip("cannot make a loop device: ", err)
+	}
+	t.Cleanup(func() { runTool(t, "losetup", "--detach", loop) })
+	var dev unix.Stat_t
+	if err := unix.Stat(loop, &dev); err != nil {
+		t.Fatal(err)
+	}
+	m := maker{t, filepath.Join(base, "source")}
+	m.folder(".")
+	m.must(unix.Mknod(m.path("disk"), unix.S_IFBLK|0o640, int(dev.Rdev)))
+	m.must(unix.Mknod(m.path("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	m.must(unix.Mkfifo(m.path("fifo"), 0o600))
+	m.must(unix.Mknod(m.path("socket"), unix.S_IFSOCK|0o600, 0))
+	m.must(os.Symlink(m.path("disk"), m.path("link")))
+	m.times("disk", unix.Timespec{Sec: 1e9, Nsec: 5}, unix.Timespec{Sec: 1e9})
+	m.must(os.Chown(m.path("disk"), 1234, 5678))
+
+	want := observe(t, m.dir, false)
+	h.must(t, "backup", "--quiet", "--source", m.dir) // would wait for the FIFO
+	plain := filepath.Join(base, "plain")
+	h.must(t, "restore", "--quiet", "--destination", plain)
+	sameObserved(t, want, plain, false)
+
+	for i, first := range []string{"a writer that was there", "and again"} {
+		written := make(chan error, 1)
+		go func() { // waits in open until the backup reads
+			f, err := os.OpenFile(m.path("fifo"), os.O_WRONLY, 0)
+			if err == nil {
+				for range 3 {
+					time.Sleep(20 * time.Millisecond)
+					if _, err = f.WriteString(first + strings.Repeat(".", 100_000)); err != nil {
+						break
+					}
+				}
+				f.Close()
+			}
+			written <- err
+		}()
+		sum := h.summary(t, 0, "backup", "--read-special", "--source", m.dir)
+		if err := <-written; err != nil {
+			t.Fatal(err)
+		}
+		if sum.number("files") != 3 || sum.number("others") != 2 || sum.number("files_changed") != int64(3*i) {
+			t.Errorf("%v", sum)
+		}
+		dst := filepath.Join(base, "special", fmt.Sprint(i))
+		h.must(t, "restore", "--quiet", "--destination", dst, "--verify")
+		if got := hashed(t, filepath.Join(dst, "disk")); got != disk {
+			t.Error("the device's bytes differ")
+		}
+		var st unix.Stat_t
+		m.must(unix.Lstat(filepath.Join(dst, "disk"), &st))
+		if st.Mode != unix.S_IFREG|0o640 || st.Uid != 1234 || st.Gid != 5678 || st.Mtim != (unix.Timespec{Sec: 1e9, Nsec: 5}) || st.Size != 5<<20 {
+			t.Errorf("the device came back as %+v", st)
+		}
+		if b, err := os.ReadFile(filepath.Join(dst, "fifo")); err != nil || string(b) != strings.Repeat(first+strings.Repeat(".", 100_000), 3) {
+			t.Errorf("the FIFO gave %d bytes, %v", len(b), err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dst, "null")); err != nil || len(b) != 0 {
+			t.Errorf("/dev/null gave %d bytes, %v", len(b), err)
+		}
+		got := observe(t, dst, false)
+		for _, name := range []string{"socket", "link"} {
+			if got[name] != want[name] {
+				t.Errorf("%s: %s, want %s", name, got[name], want[name])
+			}
+		}
+	}
+	for i, name := range []string{loop, m.path("link")} {
+		h.must(t, "backup", "--quiet", "--read-special", "--source", name)
+		dst := filepath.Join(base, "alone", fmt.Sprint(i))
+		h.must(t, "restore", "--quiet", "--destination", dst)
+		if got := hashed(t, filepath.Join(dst, filepath.Base(name))); got != disk {
+			t.Errorf("the bytes of %s differ", name)
+		}
+	}
+	// Nobody ever writes to this one: the backup waits, and can be interrupted.
+	cmd := h.command("backup", "--read-special", "--source", m.path("fifo"))
+	timer := time.AfterFunc(2*time.Second, func() { cmd.Process.Signal(syscall.SIGTERM) })
+	defer timer.Stop()
+	if r := finish(t, cmd); r.code < 128 {
+		t.Errorf("exit %d of a backup that was interrupted\n%s", r.code, r.stderr)
+	}
+}
+
+func hashed(t *testing.T, path string) string {
+	t.Helper()
+	sum, err := hashFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// What the kernel makes up is not read: below a source it is an empty folder, and as a source it is named as skipped. /proc/kcore alone claims 128 TiB.
+func TestSynthetic(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	m := maker{t, filepath.Join(t.TempDir(), "source")}
+	m.file("file", "saved")
+	for _, kind := range []string{"proc", "sysfs"} {
+		at := m.folder(kind)
+		if err := unix.Mount("none", at, kind, unix.MS_RDONLY, ""); err != nil {
+			t.Skip("cannot mount: ", err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	sum := h.summary(t, 0, "backup", "--source", m.dir)
+	if sum.number("files") != 1 || sum.number("bytes_read") != 5 {
+		t.Errorf("%v", sum)
+	}
+	dst := filepath.Join(t.TempDir(), "restored")
+	h.must(t, "restore", "--quiet", "--destination", dst)
+	if got := observe(t, dst, false); len(got) != 4 {
+		t.Errorf("restored %v", got)
+	}
+	sum = h.summary(t, 3, "backup", "--source", m.path("file"), "--source", m.path("proc"), "--source", "/proc/kcore")
+	if sum.number("files") != 1 || sum.number("skipped") != 2 {
+		t.Errorf("%v", sum)
+	}
+}

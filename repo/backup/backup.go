@@ -8,7 +8,8 @@
 //
 // Every entry below the sources, with what package localfs reads of it, and the directories that lead to them. A source, and what is
 // above it, may be reached through symbolic links to directories; below it no link is followed. Holes stay holes. FIFOs,
-// sockets and devices are recorded and never opened. A file counts as unmodified, and is not read, if size, mtime, ctime and inode are those
+// sockets and devices are recorded and never opened, unless Options.ReadSpecial is set. File systems that the kernel makes up (proc, sysfs and
+// their like) are saved as empty directories; one that is itself a source is listed as skipped. A file counts as unmodified, and is not read, if size, mtime, ctime and inode are those
 // of the parent snapshot, both times lie before its start by more than two seconds, and every blob of it is there as this session
 // may count on.
 //
@@ -76,6 +77,7 @@ type Options struct {
 	OneFileSystem bool                // do not enter other file systems: their mount points are saved empty
 	Avoid         []string            // absolute paths of directories that are saved empty: the repository itself, its cache
 	ATime         bool                // record access times
+	ReadSpecial   bool                // save devices and FIFOs as files, with the bytes that reading them to their end gives
 	Tags          []string
 	Job           string
 	Hostname      string

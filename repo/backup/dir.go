@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -166,6 +167,12 @@ func (w *worker) list(d *dir) error {
 	if err != nil {
 		return err
 	}
+	if source := d.plan != nil; (source || st.Dev != d.up.d.dev) && d.h.Synthetic() {
+		if source {
+			return errSynthetic
+		}
+		return nil
+	}
 	d.dev = st.Dev
 	if w.e.avoid[fileID{st.Dev, n.Inode}] || n.Inode == 0 && slices.Contains(w.e.o.Avoid, w.path(d)) {
 		return nil
@@ -176,6 +183,8 @@ func (w *worker) list(d *dir) error {
 	}
 	return err
 }
+
+var errSynthetic = errors.New("the kernel makes up what is there: nothing of it can be saved")
 
 // The tag of a cache directory (bford.info/cachedir): a file of this name that begins with this signature.
 const (

@@ -18,14 +18,22 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 		w.lose(d, n, name, err)
 		return nil
 	}
-	if d.plan == nil || d.plan.source { // otherwise it is itself a source
+	source := d.plan != nil && !d.plan.source
+	if !source {
 		if o.Exclude != nil && o.Exclude.match(w.path(d), name, n.Type == snapshot.Dir) ||
 			o.LargerThan > 0 && n.Type == snapshot.File && n.Size > uint64(o.LargerThan) {
 			*n = snapshot.Node{}
 			return nil
 		}
 	}
+	if source && d.h.Synthetic() {
+		w.lose(d, n, name, errSynthetic)
+		return nil
+	}
 	w.fill(n, st, prev)
+	if o.ReadSpecial && (localfs.IsSpecial(n.Type) || source && n.Type == snapshot.Symlink && leadsToSpecial(w.path(d)+"/"+name)) {
+		return w.special(p, i, prev, source)
+	}
 	if n.Type == snapshot.File {
 		return w.file(p, i, prev)
 	}
@@ -178,7 +186,7 @@ func (w *worker) file(p *part, i int, prev *snapshot.Node) error {
 		e.o.Progress.Done(1, int64(n.Size), 0)
 		return nil
 	case n.Size > smallFile:
-		w.later(p, i, had)
+		w.e.queue.pushLarge(w.later(p, i, had))
 		return nil
 	}
 	return w.small(p, i, had)

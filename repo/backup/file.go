@@ -29,7 +29,7 @@ func (w *worker) small(p *part, i int, had verdict) error {
 		return nil
 	}
 	if n.Size > smallFile { // it was replaced, or grew, since it was listed
-		w.later(p, i, had)
+		w.e.queue.pushLarge(w.later(p, i, had))
 		return nil
 	}
 	read, srcErr, err := w.content(f, n, st.Sparse(n.Size))

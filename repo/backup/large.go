@@ -21,6 +21,8 @@ type largeFile struct {
 	r      io.Reader // of a stream; nil: the entry is opened
 	issued uint64    // extents so far; the reader's own
 
+	special, follow bool // a device or FIFO; perhaps behind a link
+
 	mu      sync.Mutex // guards what follows
 	extents *snapshot.ExtentWriter
 	by      *worker                    // who holds mu: extent blobs are stored with its tools
@@ -38,12 +40,12 @@ func newLargeFile(p *part, i int, had verdict) *largeFile {
 	return f
 }
 
-// later leaves a file to the reader of large files.
-func (w *worker) later(p *part, i int, had verdict) {
+// later makes what is left to the reader of large files. The caller pushes it.
+func (w *worker) later(p *part, i int, had verdict) *largeFile {
 	p.pending.Add(1)
 	f := newLargeFile(p, i, had)
 	f.h = p.d.h.take()
-	w.e.queue.pushLarge(f)
+	return f
 }
 
 // chunkTask is a piece of a large file.
@@ -152,6 +154,13 @@ func (w *worker) readOne(s *chunk.Splitter, f *largeFile) (*SourceError, error) 
 	}
 	n, d := &f.p.nodes[f.i], f.p.d
 	name := n.Name
+	if f.special {
+		problem, err := w.readSpecial(s, f)
+		if err != nil || problem == nil {
+			return nil, err
+		}
+		return &SourceError{Path: w.path(d) + "/" + name, Err: problem}, nil
+	}
 	file, err := f.h.OpenFile(name)
 	if err != nil {
 		w.lose(d, n, name, err)

@@ -281,10 +281,31 @@ func (d *Dir) OpenFile(name string) (*File, error) {
 	return d.openFile(name, snapshot.File)
 }
 
-// OpenBlockDevice opens a block device for its contents. Everything else is ErrNotRegular. Size gives its length.
-func (d *Dir) OpenBlockDevice(name string) (*File, error) {
-	return d.openFile(name, snapshot.BlockDevice)
+// Special is an open device, whose bytes are read as a stream. It is used by one goroutine.
+type Special struct{ *File }
+
+// OpenSpecial opens a block or character device for its bytes. Everything else is ErrNotRegular, a symbolic link too; a FIFO, for whose
+// writer one cannot wait here so that ctx ends it, is errors.ErrUnsupported.
+func (d *Dir) OpenSpecial(_ context.Context, name string, _ bool) (*Special, error) {
+	var n snapshot.Node
+	if _, err := d.Stat(name, &n); err != nil {
+		return nil, err
+	}
+	switch n.Type {
+	case snapshot.BlockDevice, snapshot.CharDevice:
+		f, err := d.openFile(name, n.Type)
+		if err != nil {
+			return nil, err
+		}
+		return &Special{f}, nil
+	case snapshot.FIFO:
+		return nil, &fs.PathError{Op: "opening", Path: name, Err: errors.ErrUnsupported}
+	}
+	return nil, &fs.PathError{Op: "opening", Path: name, Err: ErrNotRegular}
 }
+
+// Synthetic tells whether the kernel makes up what is below the directory while it is read. Here it never does.
+func (d *Dir) Synthetic() bool { return false }
 
 func (d *Dir) openFile(name string, want snapshot.Type) (*File, error) {
 	if err := checkName("opening", name); err != nil {

@@ -19,19 +19,14 @@ type File struct {
 // OpenFile opens a regular file, without touching its access time where the system permits. Everything else is
 // ErrNotRegular, and nothing is waited for: not for the writer of a FIFO, nor for a device.
 func (d *Dir) OpenFile(name string) (*File, error) {
-	return d.openFile(name, unix.S_IFREG)
+	return d.openFile(name, unix.O_NOFOLLOW, func(t snapshot.Type) bool { return t == snapshot.File })
 }
 
-// OpenBlockDevice opens a block device for its contents. Everything else is ErrNotRegular. Size gives its length.
-func (d *Dir) OpenBlockDevice(name string) (*File, error) {
-	return d.openFile(name, unix.S_IFBLK)
-}
-
-func (d *Dir) openFile(name string, want uint32) (*File, error) {
+func (d *Dir) openFile(name string, flags int, wanted func(snapshot.Type) bool) (*File, error) {
 	if err := checkName("opening", name); err != nil {
 		return nil, err
 	}
-	fd, err := openNoATime(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	fd, err := openNoATime(d.fd, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|flags)
 	if err == unix.ELOOP || err == unix.ENXIO { // a symbolic link; a socket or a device without driver
 		err = ErrNotRegular
 	}
@@ -40,7 +35,7 @@ func (d *Dir) openFile(name string, want uint32) (*File, error) {
 	}
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
-	if err == nil && st.Mode&unix.S_IFMT != want {
+	if err == nil && !wanted(typeOf(st.Mode)) {
 		err = ErrNotRegular
 	}
 	if err != nil {

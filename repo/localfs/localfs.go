@@ -29,6 +29,11 @@ var ErrChanged = errors.New("the entry was replaced while in use")
 // ErrNotRegular says that an entry opened for its bytes is not, or no longer, a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
+// IsSpecial tells whether entries of a type are devices or FIFOs: what can be read and is no file.
+func IsSpecial(t snapshot.Type) bool {
+	return t == snapshot.BlockDevice || t == snapshot.CharDevice || t == snapshot.FIFO
+}
+
 // ErrName says that a name is not one single directory entry: empty, ".", "..", or holding '/' or NUL.
 // (Also, on Windows, names its file systems give another meaning.)
 var ErrName = errors.New("not the name of a directory entry")

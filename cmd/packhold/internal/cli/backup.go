@@ -45,6 +45,7 @@ func (a *app) backupCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-validate", Usage: "do not read back what was stored"},
 			&cli.BoolFlag{Name: "no-cache", Usage: "keep no copy of the tree on this machine; the next incremental backup reads every file"},
 			&cli.BoolFlag{Name: "with-atime", Usage: "record access times"},
+			&cli.BoolFlag{Name: "read-special", Usage: "save devices and FIFOs as files, with what reading them to their end gives"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
 			keyHintFlag(), keyFileFlag(),
 		},
@@ -138,7 +139,7 @@ func (a *app) backupOptions(v values, s *config.Settings, args []string) (*backu
 			}
 		} // otherwise the name is only recorded
 	}
-	o := &backup.Options{Job: v.String("job"), DryRun: v.Bool("dry-run"), ATime: v.Bool("with-atime"), Hostname: hostName(), User: userName(),
+	o := &backup.Options{Job: v.String("job"), DryRun: v.Bool("dry-run"), ATime: v.Bool("with-atime"), ReadSpecial: v.Bool("read-special"), Hostname: hostName(), User: userName(),
 		Program: program(), Now: a.env.Now, Tags: append(append(append([]string{}, s.File.Tags...), job.Tags...), v.StringSlice("tag")...)}
 	sources := v.StringSlice("source")
 	if len(sources) == 0 {
