@@ -16,7 +16,7 @@ import (
 )
 
 // adopt finds the packs that a crashed or interrupted session of this host stored and no index names, so that they need not be
-// stored again. It costs a listing of all packs, and happens only while such a session's lease is there. Sessions
+// stored again. It costs a listing of all packs, and happens only while such a session's lease is there or a segment is bad. Sessions
 // that were silent for LeaseDead of the storage's time are ended by their void: a wrong judgement is safe.
 func (s *Session) adopt(ctx context.Context) error {
 	r := s.r
@@ -25,7 +25,7 @@ func (s *Session) adopt(ctx context.Context) error {
 		return err
 	}
 	var ended []crypt.SessionID
-	found := false
+	found := s.r.badIndex // then packs of sessions that ended well may have no name either
 	own := r.keys.Identity.Host
 	var now time.Time
 	for _, l := range open {

@@ -54,7 +54,7 @@ func (r *Repo) freshIndex() *index.Index {
 	defer r.mu.Unlock()
 	x := r.index.Load()
 	switch {
-	case x == nil || r.stale:
+	case x == nil || r.stale || r.active && len(r.unnamed.packs) > 0: // what no segment names is a session's to adopt
 		x = index.New()
 		if r.cache != "" {
 			x, _ = index.Open(r.cache, r.cacheKey()) // a cold cache costs time, nothing else
@@ -64,6 +64,12 @@ func (r *Repo) freshIndex() *index.Index {
 	}
 	r.stale = false
 	return x
+}
+
+func (r *Repo) inSession() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.active
 }
 
 func (r *Repo) loadIndex(ctx context.Context) error {
@@ -88,6 +94,13 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		live[id] = struct{}{}
 	}
 	x := r.freshIndex()
+	if r.unnamed.x != x {
+		r.unnamed = unnamed{x, make(map[crypt.ID]index.PackID)}
+	}
+	for name, p := range r.unnamed.packs {
+		live[name] = struct{}{}
+		excluded.packs[p] |= index.NoDedup
+	}
 	x.Exclude(excluded.packs)
 	x.ExcludeSessions(r.absentSession)
 	x.ExcludeBlobs(lost)
@@ -99,7 +112,8 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for id := range live {
-		if _, ok := have[id]; ok {
+		_, ok := have[id]
+		if _, table := r.unnamed.packs[id]; ok || table {
 			continue
 		}
 		g.Go(func() error { return l.load(gctx, id) })
@@ -110,6 +124,14 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	// Old segments go last: a concurrent lookup sees a pack that moved from one to another twice rather than never.
 	x.DropSuperseded(live, l.news)
 	x.Retain(live)
+	r.badIndex = l.bad
+	// A session adopts what is its own host's, and counts on nothing else that no segment names. That something was missed, so that the index
+	// is read again, may be for a segment that is gone.
+	if (l.bad || r.loads > 0) && !r.inSession() {
+		if err := r.addUnnamed(ctx, x, excluded.packs); err != nil {
+			return err
+		}
+	}
 	if excluded.blind || r.listPacks {
 		if err := r.excludeUnlisted(ctx, x, excluded.packs); err != nil {
 			return err
@@ -206,8 +228,9 @@ type loader struct {
 	r *Repo
 	x *index.Index
 
-	mu   sync.Mutex // guards news
+	mu   sync.Mutex // guards what follows
 	news []index.Superseding
+	bad  bool // some segment is
 }
 
 // load adds one segment. A bad one is isolated and reported; the others still count.
@@ -222,6 +245,9 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	switch {
 	case stored.Isolated(err):
 		l.r.problem(name, err)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.bad = true
 		return nil
 	case stored.Missing(err): // compacted between the listing and now: what replaced it was listed, or the reader that misses it looks again
 		return nil

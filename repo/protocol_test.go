@@ -435,6 +435,45 @@ func TestSwept(t *testing.T) {
 	}
 }
 
+// TestBadSegment damages or removes the only segment: the packs say themselves what is in them. The next session of their host names them anew.
+func TestBadSegment(t *testing.T) {
+	t.Parallel()
+	base, c := newTestRepo(t)
+	other := enroll(t, base, "host-b", crypt.RoleWriter, "")
+	blobs := randomBlobs(3, 5000)
+	store(t, openWriter(t, base, c), blobs...)
+	for what, harm := range map[string]func(s *mem.Store, name string, b []byte){
+		"flipped": func(s *mem.Store, name string, b []byte) { mustPut(t, s, name, flip(b)) },
+		"cut":     func(s *mem.Store, name string, b []byte) { mustPut(t, s, name, b[:len(b)/2]) },
+		"gone":    func(*mem.Store, string, []byte) {},
+	} {
+		s := base.Clone()
+		for name := range allNames(t, s, "index/") {
+			b := mustGet(t, s, name)
+			remove(t, s, name)
+			harm(s, name, b)
+		}
+		readAll(t, s, blobs...)
+		if n := store(t, prune2(other, s.Clone()), blobs...).Stats.Blobs; n < 3 {
+			t.Errorf("%s: another host counts on packs that no segment names", what)
+		}
+		if what == "gone" {
+			continue // nothing says that a segment is missing
+		}
+		r := openWriter(t, s, c)
+		if err := r.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := store(t, r, blobs...).Stats.Blobs; n != 0 {
+			t.Errorf("%s: %d blobs were stored again", what, n)
+		}
+		r = readAll(t, s, blobs...)
+		if len(r.unnamed.packs) > 0 {
+			t.Errorf("%s: %d packs are not named", what, len(r.unnamed.packs))
+		}
+	}
+}
+
 // prune2 is r for another storage.
 func prune2(r *Repo, s backends.Storage) *Repo {
 	n := newRepo(s, Options{})
@@ -1078,7 +1117,7 @@ func TestReread(t *testing.T) {
 			t.Errorf("a lost pack: %v", err)
 		}
 	}
-	if n := st.Calls(fault.List) - lists; n != 3 { // condemned, verified, index
+	if n := st.Calls(fault.List) - lists; n != 6 { // condemned twice, verified, index, and packs and meta for what no segment names
 		t.Errorf("%d listings for one lost pack", n)
 	}
 	// A storage that fails is not damage.

@@ -81,6 +81,8 @@ type Repo struct {
 	loading   time.Duration // how long it took
 	reloaded  bool          // it was read again for a blob that was missed
 	gone      map[index.PackID]struct{}
+	badIndex  bool // a segment cannot be used
+	unnamed   unnamed
 
 	mu       sync.Mutex // guards what follows
 	active   bool       // a session is open

@@ -316,13 +316,22 @@ func (s *Session) retain() time.Time {
 
 // addPack makes the blobs of a stored pack known.
 func (s *Session) addPack(t *pack.Trailer, name crypt.ID, entries []pack.Entry, record []byte) error {
-	p := index.Pack{PackID: index.PackID{Name: name}, Kind: t.Header.Type, Retention: s.o.Retention, Size: uint64(t.FileSize()),
+	p := packOf(t, name)
+	p.Retention = s.o.Retention
+	return s.x.Add(p, record, entriesOf(entries))
+}
+
+func packOf(t *pack.Trailer, name crypt.ID) index.Pack {
+	return index.Pack{PackID: index.PackID{Name: name}, Kind: t.Header.Type, Size: uint64(t.FileSize()),
 		Salt: t.Header.Salt, Epoch: t.Header.Epoch, Trailer: t.Compact(nil)}
-	entryList := make([]index.Entry, len(entries))
+}
+
+func entriesOf(entries []pack.Entry) []index.Entry {
+	list := make([]index.Entry, len(entries))
 	for i, e := range entries {
-		entryList[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
+		list[i] = index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
 	}
-	return s.x.Add(p, record, entryList)
+	return list
 }
 
 func (s *Session) segmentTime() time.Time {
