@@ -200,6 +200,13 @@ func TestInitFaults(t *testing.T) {
 	eachFault(t, func(t *testing.T, rule fault.Rule, want error) int {
 		inner := mem.New(time.Now)
 		st := fault.New(inner, rule)
+		made := 0 // calls when the config was stored
+		st.SetHook(func(op fault.Op, name string) error {
+			if op == fault.Put && name == "config" {
+				made = allCalls(st)
+			}
+			return nil
+		})
 		c, err := Init(t.Context(), st, o)
 		calls := allCalls(st)
 		if err != nil && !errors.Is(err, want) {
@@ -219,7 +226,7 @@ func TestInitFaults(t *testing.T) {
 				t.Errorf("remains: %v", p)
 			}
 		case errors.Is(err2, repo.ErrExists): // the first run's answer was lost, or its last Put left a broken config beside good ones
-			if err != nil && rule.Effect == fault.Before && !rule.Sticky && calls != rule.N {
+			if err != nil && rule.Effect == fault.Before && !rule.Sticky && rule.N < made {
 				t.Errorf("a repository in spite of %v", err)
 			}
 			open(t, inner, repo.Access{Passphrase: []byte(passphrase)})
@@ -284,6 +291,61 @@ func TestInitRace(t *testing.T) {
 	})
 	if _, err := Init(t.Context(), st, o); !errors.Is(err, repo.ErrExists) {
 		t.Errorf("init without its settings: %v", err)
+	}
+}
+
+// TestTwoInits runs a whole init inside another, at each of its calls: at most one succeeds, and what it reports can be opened.
+// It leaves out the one instant that removeRemains cannot close.
+func TestTwoInits(t *testing.T) {
+	t.Parallel()
+	o, err := initOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	usable := func(s backends.Storage, c *crypt.Credential, err error) {
+		t.Helper()
+		if err != nil {
+			return
+		}
+		open(t, s, repo.Access{Credential: c})
+		r := open(t, s, repo.Access{Passphrase: []byte(passphrase)})
+		if r.Trust().Certificate(c.Identity.Host) == nil || r.Trust().Certificate(r.Keys().Identity.Host) == nil {
+			t.Errorf("a host without a certificate, %v", r.Problems())
+		}
+	}
+	remains := mem.New(time.Now) // of an init that was killed
+	killed := fault.New(remains, fault.Rule{Op: fault.Put, Prefix: "config"})
+	if _, err := Init(t.Context(), killed, o); err == nil {
+		t.Fatal("no fault")
+	}
+	for _, base := range []*mem.Store{mem.New(time.Now), remains} {
+		for n := 1; ; n++ {
+			s := base.Clone()
+			st := fault.New(s)
+			var c *crypt.Credential
+			inner, at := errors.New("not run"), 0
+			var mu sync.Mutex
+			st.SetHook(func(op fault.Op, name string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if at++; at == n && (op != fault.Delete || name != "settings/1") { // the instant that stays open
+					c, inner = Init(t.Context(), s, o)
+				}
+				return nil
+			})
+			outer, err := Init(t.Context(), st, o)
+			if err == nil && inner == nil {
+				t.Fatalf("call %d: both made a repository", n)
+			}
+			usable(s, c, inner)
+			usable(s, outer, err)
+			if t.Failed() {
+				t.Fatalf("at call %d: %v and %v", n, err, inner)
+			}
+			if at < n {
+				break
+			}
+		}
 	}
 }
 

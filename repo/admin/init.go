@@ -108,7 +108,8 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	if _, err := a.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin); err != nil {
 		return nil, err
 	}
-	if _, err := a.putSlot(ctx, o.Passphrase, o.Label, holder); err != nil {
+	slot, err := a.putSlot(ctx, o.Passphrase, o.Label, holder)
+	if err != nil {
 		return nil, err
 	}
 	for i := len(format.ConfigNames) - 1; i >= 0; i-- { // the first name last: it makes the repository
@@ -119,14 +120,32 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 			return nil, err
 		}
 	}
-	// Another init that began before the config was there may have taken these settings for remains and removed them.
-	if there, err := stored.Fetch(ctx, s, name); errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(there, object) {
-		return nil, fmt.Errorf("%w: another init was at work and removed the settings of this one: empty the place and begin again", repo.ErrExists)
-	} else if err != nil {
+	if err := a.check(ctx, o.Passphrase, slot, object); err != nil {
 		return nil, err
 	}
 	return &crypt.Credential{Repo: key.Repo, Root: key.Public(), Identity: keys.Identity, Writes: keys.Writes, Chunker: keys.Chunker,
 		Read: []*crypt.ReadPublic{read.Public()}, Local: crypt.LocalKey(crypt.NewSecret())}, nil
+}
+
+// check opens the new repository as people and hosts will. Another init that began before the config was there may have taken some of it for
+// remains and removed it.
+func (a *root) check(ctx context.Context, passphrase []byte, slot crypt.SlotID, settings []byte) error {
+	r, err := repo.Open(ctx, a.storage, repo.Access{Passphrase: passphrase, Hint: slot.String()}, repo.Options{})
+	var there []byte
+	if err == nil {
+		there, err = stored.Fetch(ctx, a.storage, format.SettingsName(1))
+	}
+	if err == nil && r.Keys().Slot == slot && bytes.Equal(r.Keys().Root, a.keys.Root) && bytes.Equal(there, settings) && r.Trust().Certificate(a.keys.Identity.Host) != nil {
+		return nil
+	}
+	lost := fmt.Errorf("%w: another init was at work and removed a part of this one: empty the place and begin again", repo.ErrExists)
+	switch {
+	case err == nil && len(r.Problems()) > 0:
+		return fmt.Errorf("%w: %w", lost, r.Problems()[0].Err)
+	case err == nil || stored.Missing(err) || stored.Isolated(err) || errors.Is(err, repo.ErrNoKey) || errors.Is(err, crypt.ErrPassphrase):
+		return lost
+	}
+	return err
 }
 
 // clearUnfinished refuses a place that holds a repository, and removes what an init that never stored its config left.
@@ -145,16 +164,56 @@ func clearUnfinished(ctx context.Context, s backends.Storage) error {
 			return fmt.Errorf("%w, and %w", repo.ErrExists, repo.ErrNoConfig)
 		}
 	}
-	for _, prefix := range []string{"replica/", "settings/", "hosts/", "keys/", "bundles/", "grants/"} {
+	return removeRemains(ctx, s)
+}
+
+// maxRemains bounds the memory of what is kept while it is removed: an init leaves 20 KB.
+const maxRemains = 16 << 20
+
+// removeRemains removes what an unfinished init left. The settings are listed last: who has stored anything that is seen before has stored them, so
+// an init that is at work finds them gone when it checks itself. One that ended meanwhile gets everything back. What remains open is the instant
+// between reading settings/1 and removing it, if all of another init falls into it: that takes half a second at least.
+func removeRemains(ctx context.Context, s backends.Storage) (err error) {
+	var all []backends.Info
+	for _, prefix := range []string{"replica/", "hosts/", "keys/", "bundles/", "grants/", "settings/"} {
 		infos, _, err := stored.List(ctx, s, prefix)
 		if err != nil {
 			return err
 		}
-		for _, i := range infos {
-			if err := stored.Remove(ctx, s, i.Name); err != nil {
-				return err
-			}
+		all = append(all, infos...)
+	}
+	removed := make(map[string][]byte)
+	size := 0
+	for _, i := range all {
+		var object []byte // nil: unreadable, or too much
+		if size += int(min(i.Size, maxRemains)); size <= maxRemains {
+			object, err = stored.Fetch(ctx, s, i.Name)
+		}
+		if err == nil || stored.Missing(err) || stored.Isolated(err) {
+			removed[i.Name] = object
+			err = stored.Remove(ctx, s, i.Name)
+		}
+		if err != nil {
+			break
 		}
 	}
-	return nil
+	if len(removed) == 0 {
+		return err
+	}
+	if _, there := stored.Stat(ctx, s, format.ConfigNames[0]); there != nil {
+		if err == nil && !stored.Missing(there) {
+			err = there
+		}
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // what is missing now is a repository's
+	for name, object := range removed {
+		if object == nil {
+			continue
+		}
+		if back := stored.Create(ctx, s, name, object); back != nil && !stored.Exists(back) {
+			err = errors.Join(err, back)
+		}
+	}
+	return errors.Join(fmt.Errorf("%w: another init made it", repo.ErrExists), err)
 }
