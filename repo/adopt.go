@@ -95,7 +95,7 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 		switch {
 		case stored.Missing(err):
 			return nil
-		case stored.Isolated(err):
+		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)
 		case err != nil:
 			return err
@@ -179,7 +179,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 				n++
 			case ctx.Err() != nil:
 				return n, err
-			case errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered):
+			case stored.Isolated(err), stored.Unreadable(err):
 				r.problem(i.Name, err)
 			case stored.Missing(err):
 			default:

@@ -65,7 +65,7 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		case err == nil:
 		case stored.Missing(err):
 			return nil
-		case stored.Isolated(err):
+		case stored.Isolated(err), stored.Unreadable(err) && !r.inSession():
 			r.problem(i.Name, err)
 			if suffix == "final" {
 				final[id] = false

@@ -31,7 +31,7 @@ type Error = stored.Error
 // Problem is an object that is not used, and why. The repository goes on without it.
 type Problem struct {
 	Object string
-	Err    error // matches ErrDamaged or ErrTampered
+	Err    error // matches ErrDamaged or ErrTampered, or is the disk's that cannot read it
 }
 
 // String says it in one line.

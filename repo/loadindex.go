@@ -172,7 +172,7 @@ func (r *Repo) eachVerified(ctx context.Context, f func(*format.Verified)) error
 		switch {
 		case stored.Missing(err):
 			return nil
-		case stored.Isolated(err):
+		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)
 			return nil
 		case err != nil:
@@ -243,7 +243,7 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 		}
 	}
 	switch {
-	case stored.Isolated(err):
+	case stored.Isolated(err), stored.Unreadable(err):
 		l.r.problem(name, err)
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -1154,6 +1154,42 @@ func TestMend(t *testing.T) {
 	readAll(t, badSectors{base, 60_000, 64_000}, blobs...)
 }
 
+// TestUnreadable lets the disk fail to read one object of each kind: everything that does not need it can be listed and read, and no session
+// begins where it might hide whom to believe, or what is condemned.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	base, c := newTestRepo(t)
+	nextSettings(t, base, func(v *format.Settings) { v.Parity = 1 })
+	prune := enroll(t, base, "pruner", crypt.RolePrune, "")
+	enroll(t, base, "host-b", crypt.RoleWriter, "")
+	id := [16]byte{1}
+	put(t, prune, crypt.TypeCondemned, fmt.Sprintf("condemned/%x", id), format.Condemned{ID: id, Packs: []format.PackRef{{Name: crypt.ID{1}}}}, false)
+	blobs := randomBlobs(3, 5000)
+	for range 2 {
+		store(t, openWriter(t, base, c), blobs...)
+	}
+	for name := range allNames(t, base, "") {
+		prefix, _, _ := strings.Cut(name, "/")
+		refused, known := map[string]bool{"settings": true, "hosts": true, "condemned": true, "index": false, "snapshots": false, "leases": false, "packs": false, "meta": false}[prefix]
+		own := strings.HasPrefix(name, fmt.Sprintf("hosts/%v/", c.Identity.Host)) || name == "settings/1"
+		if !known || own {
+			continue // a host whose certificate is gone has no snapshots; older settings are not read
+		}
+		st := fault.New(base.Clone(), fault.Rule{Op: fault.Get, Prefix: name, Sticky: true, Err: syscall.EIO})
+		r := openReader(t, st)
+		all, err := r.Snapshots(t.Context())
+		if want := 2; err != nil || len(all) != want && (prefix != "snapshots" || len(all) != want-1) {
+			t.Errorf("%s: %d snapshots, %v", name, len(all), err)
+		}
+		if prefix != "packs" && prefix != "meta" {
+			readAll(t, st, blobs...)
+			if _, _, err := backup(t.Context(), openWriter(t, st, c), blobs); (err != nil) != refused {
+				t.Errorf("%s: a session began: %v", name, err)
+			}
+		}
+	}
+}
+
 // badSectors cannot read some bytes of packs.
 type badSectors struct {
 	backends.Storage
@@ -1165,4 +1201,33 @@ func (b badSectors) Get(ctx context.Context, name string, off, n int64) ([]byte,
 		return nil, fmt.Errorf("reading %s: %w", name, syscall.EIO)
 	}
 	return b.Storage.Get(ctx, name, off, n)
+}
+
+// TestAdoptUnreadable leaves a pack that the disk cannot read behind a crashed session: the next one passes it over.
+func TestAdoptUnreadable(t *testing.T) {
+	t.Parallel()
+	st, c := newTestRepo(t)
+	s, err := openWriter(t, st, c).Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.Store([]byte("left behind")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r := openWriter(t, fault.New(st, fault.Rule{Op: fault.Get, Prefix: "packs/", Sticky: true, Err: syscall.EIO}), c)
+	next, err := r.Begin(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Close(t.Context())
+	if problemsWith(t, r, "packs/", ErrStorage) != 1 || next.StoredStats().Adopted != 0 {
+		t.Errorf("adopted %d, %v", next.StoredStats().Adopted, r.Problems())
+	}
 }

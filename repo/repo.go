@@ -6,6 +6,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -71,6 +72,7 @@ type Repo struct {
 
 	kept              map[crypt.SessionID]crypt.ID // snapshots of revoked hosts that stay valid, by their objects
 	unknownRevocation bool                         // a revocation cannot be read: any host may be the revoked one
+	unsure            error                        // the disk cannot read what says whom to believe: enough to read, too little to rely on
 
 	index atomic.Pointer[index.Index] // nil before LoadIndex
 
@@ -312,7 +314,11 @@ func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
 }
 
 func (o keyObjects) Fetch(ctx context.Context, name string) (object []byte, bad, err error) {
-	if object, err = stored.Fetch(ctx, o.r.storage, name); stored.Isolated(err) || stored.Missing(err) {
+	object, err = stored.Fetch(ctx, o.r.storage, name)
+	if stored.Unreadable(err) {
+		o.r.unsure = err
+	}
+	if stored.Isolated(err) || stored.Unreadable(err) || stored.Missing(err) {
 		return nil, err, nil
 	}
 	return object, nil, err
@@ -369,6 +375,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	}
 	newest := slices.Sorted(maps.Keys(byGeneration))
 	slices.Reverse(newest)
+	var unread error
 	for _, g := range newest[:min(len(newest), maxSettings)] {
 		name := byGeneration[g]
 		object, err := stored.Fetch(ctx, r.storage, name)
@@ -377,13 +384,17 @@ func (r *Repo) readSettings(ctx context.Context) error {
 			v, err = r.parseSettings(name, g, object)
 		}
 		switch {
+		case stored.Unreadable(err):
+			unread = err
+			r.problem(name, err)
+			continue
 		case stored.Isolated(err) || stored.Missing(err):
 			r.problem(name, err)
 			continue
 		case err != nil:
 			return err
 		case r.settings == nil:
-			r.settings = v
+			r.settings, r.unsure = v, cmp.Or(unread, r.unsure)
 			if len(v.Previous) == 0 {
 				return nil
 			}
@@ -394,6 +405,9 @@ func (r *Repo) readSettings(ctx context.Context) error {
 			break
 		}
 		return nil
+	}
+	if r.settings == nil && unread != nil {
+		return unread
 	}
 	if r.settings == nil {
 		return fmt.Errorf("opening repository %x: %w: no settings can be read", r.config.ID, ErrDamaged)
@@ -433,6 +447,9 @@ func (r *Repo) readHosts(ctx context.Context) error {
 		case err == nil:
 			r.trust.Add(c)
 		case stored.Isolated(err) || stored.Missing(err):
+			r.problem(i.Name, err)
+		case stored.Unreadable(err):
+			r.unsure = err
 			r.problem(i.Name, err)
 		default:
 			return err
@@ -480,7 +497,7 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 		case stored.Missing(err):
 			r.unknownRevocation = true
 			r.problem(i.Name, stored.Tampered("reading", i.Name, errors.New("a revocation is missing")))
-		case stored.Isolated(err):
+		case stored.Isolated(err), stored.Unreadable(err):
 			r.unknownRevocation = true
 			r.problem(i.Name, err)
 		default:

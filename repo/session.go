@@ -100,6 +100,12 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if cert == nil || cert.Roles&(crypt.RoleWriter|crypt.RolePrune) == 0 || r.trust.Revoked(cert.Host) {
 		return nil, ErrNeedHost
 	}
+	if r.unsure != nil {
+		return nil, r.unsure
+	}
+	if cert.Before != 0 && r.now().Unix() < cert.Before {
+		return nil, fmt.Errorf("%w: its certificate begins %v", ErrNeedHost, time.Unix(cert.Before, 0).UTC())
+	}
 	if cert.After != 0 && r.now().Unix() > cert.After {
 		return nil, fmt.Errorf("%w: its certificate ended %v", ErrNeedHost, time.Unix(cert.After, 0).UTC())
 	}
@@ -433,9 +439,9 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err != nil {
 		return nil, err
 	}
-	all, err := r.Snapshots(ctx)
+	all, unread, err := r.snapshots(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
 	rec.Session, rec.Host, rec.Nonce, rec.Kind = s.ID, r.keys.Identity.Host, s.nonce, snapshot.Snapshot
 	rec.Body = canon.Marshal(format.SealedBody{Session: s.record, Sealed: sealed})
@@ -444,6 +450,7 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 		earlier[i] = snapshot.Stored{Record: &a.Record, Object: a.Object}
 	}
 	rec.Number, rec.Prev, rec.Seen = snapshot.Links(earlier, rec.Host)
+	rec.Number += uint64(unread)
 	rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
 	if !s.o.NoValidate {
 		rec.Validation = snapshot.ReadBack

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,23 +68,25 @@ func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, err
 // Snapshots reads all committed snapshots that were not forgotten, in the order of their numbers, then of their start. Invalid ones are
 // left out and become Problems. It may be called before LoadIndex: readers look at snapshots first, then at the index.
 func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
-	all, err := r.snapshots(ctx)
+	all, _, err := r.snapshots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
 	return all, nil
 }
 
-func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
+// snapshots also counts the objects that were left out: each of them may be a snapshot, with a number that must not be given again.
+func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, err error) {
 	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	forgotten, err := r.forgotten(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	found := make([]*Snapshot, len(infos))
+	found = make([]*Snapshot, len(infos))
+	var bad atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for i, info := range infos {
@@ -96,8 +99,9 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 			switch {
 			case stored.Missing(err): // forgotten and removed between the listing and now
 				return nil
-			case stored.Isolated(err):
+			case stored.Isolated(err), stored.Unreadable(err):
 				r.problem(info.Name, err)
+				bad.Add(1)
 				return nil
 			case err != nil:
 				return err
@@ -109,13 +113,13 @@ func (r *Repo) snapshots(ctx context.Context) ([]*Snapshot, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	found = slices.DeleteFunc(found, func(s *Snapshot) bool { return s == nil || forgotten[s.ID()] })
 	slices.SortFunc(found, func(a, b *Snapshot) int {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), a.StartTime().Compare(b.StartTime()), slices.Compare(a.Session[:], b.Session[:]))
 	})
-	return found, nil
+	return found, int(bad.Load()), nil
 }
 
 // forgotten reads which snapshots were taken out of the list. An invalid entry forgets nothing.
@@ -134,7 +138,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 		case err == nil:
 			out[f.Session] = true
 		case stored.Missing(err):
-		case stored.Isolated(err):
+		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)
 		default:
 			return err

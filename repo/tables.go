@@ -55,7 +55,7 @@ func (r *Repo) addUnnamed(ctx context.Context, x *index.Index, excluded map[inde
 					defer mu.Unlock()
 					found[crypt.Sum([]byte(i.Name))] = s
 				case stored.Missing(err):
-				case stored.Isolated(err):
+				case stored.Isolated(err), stored.Unreadable(err):
 					r.problem(i.Name, err)
 				default:
 					return err

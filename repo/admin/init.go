@@ -12,6 +12,7 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/crypt/keyring"
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/format"
@@ -142,7 +143,7 @@ func (a *root) check(ctx context.Context, passphrase []byte, slot crypt.SlotID, 
 	switch {
 	case err == nil && len(r.Problems()) > 0:
 		return fmt.Errorf("%w: %w", lost, r.Problems()[0].Err)
-	case err == nil || stored.Missing(err) || stored.Isolated(err) || errors.Is(err, repo.ErrNoKey) || errors.Is(err, crypt.ErrPassphrase):
+	case err == nil || stored.Missing(err) || stored.Isolated(err) || errors.Is(err, keyring.ErrNoKey) || errors.Is(err, crypt.ErrPassphrase):
 		return lost
 	}
 	return err

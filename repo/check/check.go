@@ -112,7 +112,7 @@ func (c *checker) found(object string, err error, mendable bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrTampered):
+	case stored.Isolated(err) || stored.Unreadable(err):
 		c.problem(Problem{Object: object, Err: err, Mendable: mendable})
 		return nil
 	}

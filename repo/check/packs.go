@@ -23,7 +23,8 @@ var errNotExist = fs.ErrNotExist
 // window is how much of a pack is fetched at once.
 const window = 4 << 20
 
-// packReader reads a pack from front to back for a scrub, in windows, and shows each byte once to a viewer on the way.
+// packReader reads a pack from front to back for a scrub, in windows, and shows each byte once to a viewer on the way. Sectors that the disk cannot
+// read come as zeros, which the scrub finds bad.
 type packReader struct {
 	ctx  context.Context
 	c    *checker
@@ -34,6 +35,16 @@ type packReader struct {
 	seen int64                           // bytes shown
 	view func(off int64, b []byte) error // nil: nobody looks
 	err  error                           // of the storage
+}
+
+// behind is the storage with its files cut off before off.
+type behind struct {
+	backends.Storage
+	off int64
+}
+
+func (b behind) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return b.Storage.Get(ctx, name, b.off+off, n)
 }
 
 // ReadAt implements io.ReaderAt. Bytes at the end (the look at the trailer that comes first) are fetched apart.
@@ -64,7 +75,7 @@ func (p *packReader) fetch(off, want int64) error {
 	}
 	backends.Release(p.buf)
 	p.buf = nil
-	b, err := p.c.s.Get(p.ctx, p.name, off, n)
+	b, _, err := backends.GetBroken(p.ctx, behind{p.c.s, off}, p.name, n, n)
 	if err != nil {
 		p.err = err
 		return err
@@ -232,7 +243,7 @@ func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
 	_, table, err := c.r.ReadTable(ctx, j.id, j.info.Tree(), backends.Info{Name: j.name, Size: j.size})
 	if err != nil {
 		// The scrub says what is wrong with the bytes; without a table the blobs are opened as the index places them.
-		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) && !stored.Unreadable(err) {
 			return err
 		}
 		if errors.Is(err, repo.ErrTampered) {
@@ -284,6 +295,9 @@ func (c *checker) blob(ctx context.Context, d *repo.Reader, j job, e pack.Entry,
 			return err
 		}
 		_, again := d.Get(ctx, e.ID) // from another copy, or through the parity
+		if again != nil && !errors.Is(again, repo.ErrDamaged) && !stored.Unreadable(again) {
+			return again
+		}
 		if again != nil {
 			c.lostBlob(e.ID)
 		}

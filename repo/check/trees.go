@@ -8,6 +8,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 )
 
 // maxFiles is how many affected files a problem lists.
@@ -22,7 +23,7 @@ type getter struct {
 // Get implements snapshot.Getter.
 func (g getter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
 	b, err := g.d.Get(ctx, id)
-	if errors.Is(err, repo.ErrDamaged) {
+	if errors.Is(err, repo.ErrDamaged) || stored.Unreadable(err) {
 		g.c.lostBlob(id)
 	}
 	return b, err
@@ -67,7 +68,7 @@ func (c *checker) tree(ctx context.Context, g getter, s *repo.Snapshot, seen map
 		}
 		file := File{Snapshot: s.ID(), Number: s.Number, Path: "/" + e.Path}
 		if err != nil {
-			if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) {
+			if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) && !stored.Unreadable(err) {
 				return err
 			}
 			c.problem(Problem{Object: s.Name, Err: fmt.Errorf("%w: %w", repo.ErrDamaged, err), Files: []File{file}})
@@ -92,7 +93,7 @@ func (c *checker) tree(ctx context.Context, g getter, s *repo.Snapshot, seen map
 					continue
 				}
 			}
-			if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) {
+			if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) && !stored.Unreadable(err) {
 				return err
 			}
 			c.lost(id, err, file)

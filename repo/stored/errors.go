@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"packhold/backends"
 )
@@ -66,6 +67,10 @@ func Missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // Exists reports whether err says that an exclusive create lost.
 func Exists(err error) bool { return errors.Is(err, fs.ErrExist) }
+
+// Unreadable reports that the disk cannot read a sector of an object. Who only reads goes on without that object, as without a damaged one; who
+// would remove something because of what an object does not say must not.
+func Unreadable(err error) bool { return errors.Is(err, syscall.EIO) }
 
 // Isolated reports whether err concerns one object alone, which is left out and reported: nothing else is ever skipped.
 func Isolated(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrTampered) }
