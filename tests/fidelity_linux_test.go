@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -730,5 +732,195 @@ func TestSynthetic(t *testing.T) {
 	sum = h.summary(t, 3, "backup", "--source", m.path("file"), "--source", m.path("proc"), "--source", "/proc/kcore")
 	if sum.number("files") != 1 || sum.number("skipped") != 2 {
 		t.Errorf("%v", sum)
+	}
+}
+
+// skippedItems runs a backup that may leave out items, and returns them with their reasons. Each must be listed once.
+func (h home) skippedItems(t *testing.T, cmd *exec.Cmd) map[string]string {
+	t.Helper()
+	r := finish(t, cmd)
+	lines, err := parseLines(r.stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := map[string]string{}
+	for _, l := range lines {
+		switch l.text("message_type") {
+		case "warning":
+			if items[l.text("item")] != "" {
+				t.Errorf("%q is listed twice: %s; %s", l.text("item"), items[l.text("item")], l.text("reason"))
+			}
+			items[l.text("item")] = l.text("reason")
+		case "summary":
+			if n := l.number("skipped"); int(n) != len(items) {
+				t.Errorf("%d items are listed, %d counted", len(items), n)
+			}
+		}
+	}
+	if want := 3; r.code != want && (r.code != 0 || len(items) > 0) {
+		t.Fatalf("exit %d with %d items skipped\n%s", r.code, len(items), r.stderr)
+	}
+	return items
+}
+
+// What its owner closed to the user who backs up is listed once, with the reason, and everything else is saved.
+func TestDenied(t *testing.T) {
+	needRoot(t)
+	h := newHome(t)
+	m := maker{t, filepath.Join(t.TempDir(), "source")}
+	m.file("fine/file", "fine")
+	m.file("closed file", "secret")
+	m.file("closed folder/file", "secret")
+	m.file("only passed/file", "secret")
+	m.file("only listed/file", "secret")
+	m.file("foreign", "of root, readable")
+	m.xattr("foreign", "trusted.of.root", []byte("unseen"))
+	m.must(unix.Mkfifo(m.path("closed fifo"), 0))
+	for _, dir := range []string{string(h), m.dir} {
+		m.must(giveAway(dir))
+	}
+	m.must(os.Chown(m.path("foreign"), 0, 0))
+	for name, mode := range map[string]os.FileMode{"closed file": 0, "closed folder": 0, "only passed": 0o100, "only listed": 0o400} {
+		m.must(os.Chmod(m.path(name), mode))
+	}
+	cmd := h.command("backup", "--json", "--source", m.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	got := h.skippedItems(t, cmd)
+	want := []string{"closed file", "closed folder", "only listed/file", "only passed"}
+	for i := range want {
+		want[i] = m.path(want[i])
+		if !strings.Contains(got[want[i]], "permission denied") {
+			t.Errorf("%s: %q", want[i], got[want[i]])
+		}
+	}
+	if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, want) {
+		t.Errorf("skipped %q, want %q", names, want)
+	}
+	dst := filepath.Join(t.TempDir(), "restored")
+	h.must(t, "restore", "--quiet", "--destination", dst)
+	for _, name := range []string{"fine/file", "foreign", "closed fifo", "closed folder", "only passed", "only listed"} {
+		var a, b unix.Stat_t
+		m.must(unix.Lstat(m.path(name), &a))
+		m.must(unix.Lstat(filepath.Join(dst, name), &b))
+		if a.Mode != b.Mode || a.Uid != b.Uid || a.Mtim != b.Mtim || a.Mode&unix.S_IFMT == unix.S_IFREG && a.Size != b.Size {
+			t.Errorf("%s came back as %+v, it was %+v", name, b, a)
+		}
+	}
+}
+
+// pattern is the byte at an offset of every file of TestRace: so what was read of one is right or wrong whenever it was read.
+func pattern(off int64) byte { return byte(off>>16)*31 + byte(off>>8)*7 + byte(off) | 1 }
+
+func patternOf(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = pattern(int64(i))
+	}
+	return b
+}
+
+// Files grow, shrink, vanish and come back while backups run. Each backup is a whole snapshot: what stood still is in it, what changed is in it as far as it
+// was read or listed, and nothing holds bytes that were never there.
+func TestRace(t *testing.T) {
+	r := newSeed(t)
+	h := newHome(t)
+	m := maker{t, filepath.Join(t.TempDir(), "source")}
+	all := patternOf(6 << 20)
+	sizes := []int{0, 100, 5000, 70_000, 900_000, 1<<20 + 1, 4 << 20}
+	m.folder("still")
+	m.folder("moving")
+	var moving []string
+	for i := range 35 {
+		size := sizes[i%len(sizes)]
+		m.must(os.WriteFile(m.path(fmt.Sprint("still/", i)), all[:size], 0o644))
+		moving = append(moving, m.path(fmt.Sprint("moving/", i)))
+		m.must(os.WriteFile(moving[i], all[:size], 0o644))
+	}
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	for k := range 3 {
+		seed := rand.New(rand.NewPCG(r.Uint64(), uint64(k)))
+		done.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := moving[3*seed.IntN(len(moving)/3)+k] // no two change the same file
+				info, err := os.Lstat(name)
+				if err != nil {
+					os.WriteFile(name, all[:seed.IntN(70_000)], 0o644)
+					continue
+				}
+				switch seed.IntN(6) {
+				case 0, 1:
+					if f, err := os.OpenFile(name, os.O_WRONLY, 0); err == nil && info.Mode().IsRegular() {
+						size := info.Size()
+						f.WriteAt(all[size:min(size+int64(seed.IntN(300_000)), int64(len(all)))], size)
+						f.Close()
+					}
+				case 2, 3:
+					if info.Mode().IsRegular() && info.Size() > 0 {
+						os.Truncate(name, seed.Int64N(info.Size()))
+					}
+				case 4:
+					os.Remove(name)
+				case 5:
+					os.Remove(name)
+					os.Symlink("/etc/passwd", name)
+				}
+				time.Sleep(time.Duration(seed.IntN(3000)) * time.Microsecond)
+			}
+		})
+	}
+	rounds, changed := 4, 0
+	if soaking() {
+		rounds = 100
+	}
+	skipped := make([]map[string]string, rounds)
+	for i := range rounds {
+		kind := "full"
+		if i%2 == 1 {
+			kind = "incremental"
+		}
+		skipped[i] = h.skippedItems(t, h.command("backup", "--json", "--type", kind, "--source", m.dir))
+		changed += len(skipped[i])
+	}
+	close(stop)
+	done.Wait()
+	t.Logf("%d items were skipped or changed while they were read", changed)
+	h.must(t, "verify", "--quiet", "--read-data")
+	for i := range rounds {
+		dst := filepath.Join(t.TempDir(), "restored")
+		h.must(t, "restore", "--quiet", "--backup-id", fmt.Sprint(i+1), "--destination", dst, "--verify")
+		for path := range skipped[i] {
+			if filepath.Dir(path) != m.path("moving") {
+				t.Errorf("backup %d: %s, which nobody touched: %s", i+1, path, skipped[i][path])
+			}
+		}
+		for k := range 35 {
+			b, err := os.ReadFile(filepath.Join(dst, fmt.Sprint("still/", k)))
+			if err != nil || !bytes.Equal(b, all[:sizes[k%len(sizes)]]) {
+				t.Errorf("backup %d: still/%d has %d bytes, %v", i+1, k, len(b), err)
+			}
+		}
+		entries, err := os.ReadDir(filepath.Join(dst, "moving"))
+		m.must(err)
+		for _, e := range entries {
+			if !e.Type().IsRegular() {
+				continue
+			}
+			b, err := os.ReadFile(filepath.Join(dst, "moving", e.Name()))
+			m.must(err)
+			listed := skipped[i][m.path("moving/"+e.Name())] != ""
+			for at := range b {
+				if b[at] != all[at] && !(listed && b[at] == 0) { // the system clears the pages behind a new end under whoever reads them
+					t.Errorf("backup %d: byte %d of %d of moving/%s was never there; listed: %v", i+1, at, len(b), e.Name(), listed)
+					break
+				}
+			}
+		}
+		m.must(os.RemoveAll(dst))
 	}
 }

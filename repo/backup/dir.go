@@ -2,7 +2,6 @@ package backup
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"io"
 	"slices"
@@ -24,6 +23,8 @@ type dir struct {
 	dev    uint64
 	plan   *plan    // for a source or a directory above one
 	prev   crypt.ID // root page of the same directory in the parent; zero: none
+
+	partial error // the attributes that could not be read
 
 	h     *handle  // nil until it is open
 	names []string // not walked yet, ascending
@@ -124,6 +125,7 @@ func (t *listTask) do(w *worker) error {
 	t.from.drop()
 	defer d.h.drop()
 	if d.plan != nil && !d.plan.source {
+		w.report(d, nil)
 		return w.planned(d) // also if it cannot be opened
 	}
 	if err == nil {
@@ -132,10 +134,8 @@ func (t *listTask) do(w *worker) error {
 	if w.ctx.Err() != nil {
 		return w.ctx.Err()
 	}
-	if err != nil {
-		// What cannot be listed is in the snapshot as an empty directory, and in the list of skipped items.
-		w.e.skip(&SourceError{Path: cmp.Or(w.path(d), "/"), Err: plain(err)})
-	} else if d.plan != nil {
+	w.report(d, err) // what cannot be listed is in the snapshot as an empty directory
+	if err == nil && d.plan != nil {
 		w.e.sources.Add(1)
 	}
 	return w.walk(d)

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,12 +38,15 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 	if n.Type == snapshot.File {
 		return w.file(p, i, prev)
 	}
-	if err := w.details(d, n, prev); err != nil || n.Name == "" {
+	partial, err := w.details(d, n, prev)
+	if err != nil || n.Name == "" {
 		return err
 	}
 	if n.Type != snapshot.Dir {
 		if err := n.Validate(); err != nil {
 			w.lose(d, n, name, err)
+		} else if partial != nil {
+			w.e.skip(&SourceError{Path: w.path(d) + "/" + name, Err: partial})
 		}
 		return nil
 	}
@@ -51,7 +55,9 @@ func (w *worker) entry(p *part, i int, name string, prev *snapshot.Node) error {
 		return nil
 	}
 	child := w.child(p, i, st.Dev, prev)
+	child.partial = partial
 	if o.OneFileSystem && st.Dev != d.dev {
+		w.report(child, nil)
 		return w.walk(child) // nothing was listed: empty
 	}
 	w.next = append(w.next, &listTask{d: child, from: d.h.take(), name: name})
@@ -96,20 +102,32 @@ func (w *worker) fill(n *snapshot.Node, st localfs.Stat, prev *snapshot.Node) {
 	n.User, n.Group = w.owner.user, w.owner.group
 }
 
-// details reads link target, attributes and flags, unless the parent has them: whatever changes them changes the ctime.
-func (w *worker) details(d *dir, n, prev *snapshot.Node) error {
+// details reads link target, attributes and flags, unless the parent has them: whatever changes them changes the ctime. What could not be read is told
+// in partial, for the caller to list.
+func (w *worker) details(d *dir, n, prev *snapshot.Node) (partial, err error) {
 	if w.e.unchanged(prev, n) && (prev.XAttrBlob.IsZero() || w.has(prev.XAttrBlob)) {
 		n.Target, n.XAttrs, n.XAttrBlob, n.Flags = prev.Target, prev.XAttrs, prev.XAttrBlob, prev.Flags
-		return nil
+		return nil, nil
 	}
-	if err := d.h.Details(n.Name, n, localfs.DetailOptions{}); err != nil {
-		if !isPartial(err) {
-			w.lose(d, n, n.Name, err)
-			return nil
-		}
-		w.e.skip(&SourceError{Path: w.path(d) + "/" + n.Name, Err: err})
+	if partial = d.h.Details(n.Name, n, localfs.DetailOptions{}); partial != nil && !isPartial(partial) {
+		w.lose(d, n, n.Name, partial)
+		return nil, nil
 	}
-	return w.externXAttrs(d, n)
+	return partial, w.externXAttrs(d, n)
+}
+
+// report lists a directory that is not saved as it is: once, also where neither all its attributes nor its names could be read.
+func (w *worker) report(d *dir, unlisted error) {
+	err := d.partial
+	switch {
+	case unlisted != nil && err != nil:
+		err = fmt.Errorf("%w; %w", plain(unlisted), err)
+	case unlisted != nil:
+		err = plain(unlisted)
+	case err == nil:
+		return
+	}
+	w.e.skip(&SourceError{Path: cmp.Or(w.path(d), "/"), Err: err})
 }
 
 // isPartial reports whether the entry can be saved all the same.

@@ -101,7 +101,9 @@ func (w *worker) planned(d *dir) error {
 func (w *worker) plannedEntry(p *part, i int, c *plan, prev *snapshot.Node) error {
 	n, d := &p.nodes[i], p.d
 	st, err := statDir(c.path, n)
+	partial := err
 	if err != nil && !isPartial(err) {
+		partial = nil
 		*n = snapshot.Node{}
 		switch {
 		case c.source && d.h != nil && isFile(d, c.name):
@@ -112,8 +114,6 @@ func (w *worker) plannedEntry(p *part, i int, c *plan, prev *snapshot.Node) erro
 			c.eachSource(func(path string) { w.e.skip(&SourceError{Path: path, Err: err}) })
 			return nil
 		}
-	} else if err != nil {
-		w.e.skip(&SourceError{Path: c.path, Err: err})
 	}
 	n.Name = c.name
 	w.fill(n, st, prev)
@@ -121,7 +121,7 @@ func (w *worker) plannedEntry(p *part, i int, c *plan, prev *snapshot.Node) erro
 		return err
 	}
 	child := w.child(p, i, st.Dev, prev)
-	child.plan = c
+	child.plan, child.partial = c, partial
 	w.next = append(w.next, &listTask{d: child})
 	return nil
 }

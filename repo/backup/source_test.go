@@ -241,6 +241,7 @@ func TestChangedWhileRead(t *testing.T) {
 		{"shrinks", large, func(p string) error { return os.Truncate(p, 100) }, 100},
 		{"grows", 5000, func(p string) error { return os.WriteFile(p, random(9, large), 0o600) }, large},
 		{"becomes a link", 5000, func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/etc/passwd", p)) }, -1},
+		{"becomes a link", large, func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/etc/passwd", p)) }, -1},
 		{"becomes a directory", 5000, func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, -1},
 	} {
 		src := t.TempDir()
@@ -321,19 +322,28 @@ func TestChangedAfterOpen(t *testing.T) {
 	}
 }
 
-// A directory that goes away while the walk is at its siblings, one that replaces a file, and names of every kind of byte.
+// A directory that goes away, or is replaced, while the walk is at its siblings: it is saved empty, and listed once.
 func TestDirectoryVanishes(t *testing.T) {
-	src := t.TempDir()
-	write(t, filepath.Join(src, "a"), random(1, 500))
-	write(t, filepath.Join(src, "z/f"), []byte("x"))
-	st, c := newRepo(t)
-	p := &hook{start: func(name string) {
-		if strings.HasSuffix(name, "/a") {
-			os.RemoveAll(filepath.Join(src, "z"))
+	for name, do := range map[string]func(path string) error{
+		"vanished":        func(string) error { return nil },
+		"not a directory": func(path string) error { return os.Symlink("/etc", path) },
+	} {
+		src := t.TempDir()
+		write(t, filepath.Join(src, "zz"), random(1, 500)) // read between looking at z and listing it
+		write(t, filepath.Join(src, "z/f"), []byte("x"))
+		st, c := shared(t)
+		var once sync.Once
+		p := &hook{start: func(name string) {
+			once.Do(func() {
+				z := filepath.Join(src, "z")
+				if err := errors.Join(os.RemoveAll(z), do(z)); err != nil {
+					t.Error(err)
+				}
+			})
+		}}
+		res := run(t, open(t, st, repo.Access{Credential: c}), backup.Options{Sources: []string{src}, Progress: p})
+		if len(res.Skipped) != 1 || res.Skipped[0].Path != filepath.Join(src, "z") || !strings.Contains(res.Skipped[0].Reason, name) {
+			t.Errorf("%s: skipped %v", name, res.Skipped)
 		}
-	}}
-	res := run(t, open(t, st, repo.Access{Credential: c}), backup.Options{Sources: []string{src}, Progress: p})
-	if len(res.Skipped) != 1 || res.Skipped[0].Path != filepath.Join(src, "z") || !strings.Contains(res.Skipped[0].Reason, "vanished") {
-		t.Errorf("skipped %v", res.Skipped)
 	}
 }
