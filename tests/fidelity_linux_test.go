@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -922,5 +923,56 @@ func TestRace(t *testing.T) {
 			}
 		}
 		m.must(os.RemoveAll(dst))
+	}
+}
+
+// A file system that cannot hold an attribute costs that attribute, which is named, and nothing else: ext4 says of one that is too large for it that there is
+// no space.
+func TestLesserDestination(t *testing.T) {
+	base, small := mountTmpfs(t), mountImage(t, "ext4", 32<<20, "mkfs.ext4", "-q")
+	h := newHome(t)
+	m := maker{t, filepath.Join(base, "source")}
+	for _, name := range []string{"a file", "large file", "fine"} {
+		m.file(name, name)
+	}
+	m.must(writeRandom(m.path("large file"), 1, 3<<20))
+	m.folder("folder/in it")
+	for i := range 20 {
+		m.file(fmt.Sprint("folder/", i), "x")
+	}
+	for _, name := range []string{"a file", "large file", "folder"} {
+		m.xattr(name, "trusted.a", []byte("fits"))
+		m.xattr(name, "trusted.large", bytes.Repeat([]byte("v"), 64<<10))
+		m.xattr(name, "trusted.z", []byte("fits too"))
+		m.must(os.Chmod(m.path(name), 0o710))
+		m.must(os.Chown(m.path(name), 1234, 5678))
+		m.times(name, unix.Timespec{Sec: 1e9, Nsec: 9}, unix.Timespec{Sec: 1e9})
+		m.flags(name, flagNoDump|flagAppend)
+	}
+	m.times("fine", unix.Timespec{Sec: 1 << 40}, unix.Timespec{Sec: 1e9}) // beyond ext4's 2446
+	t.Cleanup(func() { tool("chattr", "-R", "-a", m.dir) })
+	want := observe(t, m.dir, false)
+	h.must(t, "backup", "--quiet", "--source", m.dir)
+	dst := filepath.Join(small, "restored")
+	r := h.run(t, "restore", "--quiet", "--destination", dst)
+	for _, name := range []string{"a file", "large file", "folder", "fine"} {
+		if !strings.Contains(r.stderr, name) {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	if r.code != 3 {
+		t.Errorf("exit %d, want 3\n%s", r.code, r.stderr)
+	}
+	large := regexp.MustCompile(` "trusted.large"=\S+`)
+	far := regexp.MustCompile(` mtime \S+`)
+	got := observe(t, dst, false)
+	for name := range want {
+		want[name] = large.ReplaceAllString(want[name], "")
+	}
+	for _, lines := range []map[string]string{want, got} {
+		lines["fine"] = far.ReplaceAllString(lines["fine"], "")
+	}
+	if d := differences(want, got); d != "" {
+		t.Error(d)
 	}
 }

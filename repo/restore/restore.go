@@ -372,7 +372,7 @@ var noNode = new(snapshot.Node)
 func (e *engine) local(path string, seq uint64, n *snapshot.Node, err error) {
 	switch {
 	case errors.Is(err, ErrFull):
-	case localfs.NoSpace(err):
+	case localfs.NoSpace(err) && n != nil: // of an attribute it may mean that it is too large for the file system; if all is full, bytes show it
 		e.full.Store(true)
 		err = fmt.Errorf("%w: %w", ErrFull, err)
 	case isUnsafe(err) && !errors.Is(err, ErrUnsafe):

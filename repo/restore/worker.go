@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -526,18 +527,26 @@ func (e *engine) special(it *item, n *snapshot.Node) (name string, err error) {
 
 // attributes reports metadata that could not be set, and sets the flags that forbid changes, which come last.
 func (e *engine) attributes(it *item, n *snapshot.Node, err error) {
-	if err == nil && it.group == nil && it.how != metadata {
-		err = it.dir.h.ApplyLockingFlags(n.Name, n)
+	if it.group == nil && it.how != metadata {
+		err = both(err, it.dir.h.ApplyLockingFlags(n.Name, n))
 	}
-	if err == nil && !n.XAttrBlob.IsZero() {
-		err = errAttributesLost
+	if !n.XAttrBlob.IsZero() {
+		err = both(err, errAttributesLost)
 	}
-	if err == nil && len(n.Streams) > 0 {
-		err = errStreams
+	if len(n.Streams) > 0 {
+		err = both(err, errStreams)
 	}
 	if err != nil {
 		e.local(it.path(), it.seq, nil, err)
 	}
+}
+
+// both is two errors in one line.
+func both(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
 
 var (
