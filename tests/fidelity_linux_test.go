@@ -135,6 +135,7 @@ var fidelity = []struct {
 	make   func(m maker)
 	atime  bool
 	backup []string // further flags
+	again  int      // exit code of a second restore
 }{
 	{name: "kinds", make: func(m maker) {
 		m.file("empty", "")
@@ -278,7 +279,7 @@ var fidelity = []struct {
 		}
 		m.times(".", unix.Timespec{Sec: -5, Nsec: 5}, unix.Timespec{Sec: 1e9, Nsec: 77})
 	}},
-	{name: "flags", on: "ext4", make: func(m maker) {
+	{name: "flags", on: "ext4", again: 3 /* what is immutable stays, and is named */, make: func(m maker) {
 		m.file("append", "log")
 		m.file("immutable", "fixed")
 		m.must(writeRandom(m.path("large immutable"), 1, 2<<20))
@@ -381,6 +382,11 @@ func TestFidelity(t *testing.T) {
 			saved := time.Since(start)
 			h.must(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst, "--verify")
 			t.Logf("%d entries, saved in %v, restored in %v", len(want), saved, time.Since(start)-saved)
+			sameObserved(t, want, dst, test.atime)
+			again := h.run(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst) // over what is there
+			if again.code != test.again {
+				t.Errorf("a second restore: exit %d, want %d\n%s", again.code, test.again, again.stderr)
+			}
 			sameObserved(t, want, dst, test.atime)
 			sameObserved(t, before, src, true) // reading left no trace, not even in access times
 		})
