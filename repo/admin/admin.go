@@ -119,7 +119,7 @@ func (a *root) addKey(ctx context.Context, r *repo.Repo, passphrase []byte, labe
 	return a.putSlot(ctx, passphrase, label, holder)
 }
 
-// RemoveKey removes the one key slot whose id begins with prefix. The last slot stays (repo.ErrLastKey).
+// RemoveKey removes the one key slot whose id begins with prefix. The last slot that can be opened stays (repo.ErrLastKey).
 // What its holder copied before is not taken back: that needs a rotation of the read key.
 func RemoveKey(ctx context.Context, r *repo.Repo, prefix string) (crypt.SlotID, error) {
 	var id crypt.SlotID
@@ -147,18 +147,22 @@ func (a *root) removeKey(ctx context.Context, r *repo.Repo, prefix string) (cryp
 	if len(found) != 1 {
 		return crypt.SlotID{}, fmt.Errorf("%d key slots begin with %q: %w", len(found), prefix, keyring.ErrNoKey)
 	}
-	if len(slots) == 1 {
-		return found[0], repo.ErrLastKey
-	}
 	id := found[0]
+	infos, _, err := stored.List(ctx, a.storage, "bundles/")
+	if err != nil {
+		return id, err
+	}
+	others, err := a.usable(ctx, infos, slots, id)
+	if err != nil {
+		return id, err
+	}
+	if others == 0 {
+		return id, repo.ErrLastKey
+	}
 	for i := len(format.SlotPrefixes) - 1; i >= 0; i-- {
 		if err := stored.Remove(ctx, a.storage, format.SlotPrefixes[i]+id.String()); err != nil {
 			return id, err
 		}
-	}
-	infos, _, err := stored.List(ctx, a.storage, "bundles/")
-	if err != nil {
-		return id, err
 	}
 	for _, i := range infos {
 		if strings.Contains(i.Name, "-"+id.String()+"-") {
@@ -168,6 +172,35 @@ func (a *root) removeKey(ctx context.Context, r *repo.Repo, prefix string) (cryp
 		}
 	}
 	return id, nil
+}
+
+// usable counts the slots but for one that a passphrase can open: those with a bundle whose bytes match its name. Only its holder can look inside.
+func (a *root) usable(ctx context.Context, bundles []backends.Info, slots []repo.KeySlot, but crypt.SlotID) (n int, err error) {
+	good := make(map[crypt.SlotID]bool)
+	var unread error
+	for _, i := range bundles {
+		for _, s := range slots {
+			if s.ID == but || good[s.ID] || !strings.Contains(i.Name, "-"+s.ID.String()+"-") {
+				continue
+			}
+			b, err := stored.Fetch(ctx, a.storage, i.Name)
+			switch {
+			case err == nil:
+				good[s.ID] = strings.HasSuffix(i.Name, crypt.Sum(b).String())
+			case !stored.Missing(err) && !stored.Isolated(err):
+				unread = err
+			}
+		}
+	}
+	for _, ok := range good {
+		if ok {
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, unread
+	}
+	return n, nil
 }
 
 // ChangePassphrase makes a new slot for passphrase and then removes the one that r was opened with: at every instant one works.

@@ -367,6 +367,40 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 }
 
+// TestLastUsableKey breaks the bundle of the only other key: the key in use stays.
+func TestLastUsableKey(t *testing.T) {
+	t.Parallel()
+	base := newTestRepo(t)
+	for what, harm := range map[string]func(s *mem.Store, name string) error{
+		"gone": func(s *mem.Store, name string) error { return s.Delete(context.Background(), name) },
+		"damaged": func(s *mem.Store, name string) error {
+			return s.Put(context.Background(), name, []byte("junk"), backends.PutOptions{})
+		},
+	} {
+		s := base.Clone()
+		r, a := base.administrator(t, s)
+		old := r.Keys().Slot
+		added, err := a.addKey(t.Context(), r, []byte("another long passphrase"), "second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range namesIn(t, s, "bundles/") {
+			if strings.Contains(name, added.String()) {
+				if err := harm(s, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if _, err := RemoveKey(t.Context(), r, old.String()); !errors.Is(err, repo.ErrLastKey) {
+			t.Errorf("%s: the last key that opens was removed: %v", what, err)
+		}
+		open(t, s, repo.Access{Passphrase: []byte(passphrase)})
+		if _, err := RemoveKey(t.Context(), r, added.String()); err != nil {
+			t.Errorf("%s: the key that opens nothing: %v", what, err)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	b := newTestRepo(t)
