@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"packhold/backends"
 )
@@ -319,6 +320,34 @@ func TestRemoveStaleOnFullDisk(t *testing.T) {
 			t.Errorf("%v: %v", errno, err)
 		}
 	}
+}
+
+// TestRemoveStaleOfOthers: what another user's killed run left may not be ours to remove, and stands in nobody's way.
+func TestRemoveStaleOfOthers(t *testing.T) {
+	r := &recorder{base: t.TempDir()}
+	put(t, openTest(t, r.base, Options{NoSync: true}), "a", "x")
+	stale := filepath.Join(r.base, tempDir, strings.Repeat("A", 26))
+	if err := os.WriteFile(stale, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	then := time.Now().Add(-25 * time.Hour)
+	if err := os.Chtimes(stale, then, then); err != nil {
+		t.Fatal(err)
+	}
+	removed := 0
+	r.fail = func(_ int, what string) error {
+		if strings.HasPrefix(what, "remove") {
+			if removed++; removed == 2 { // the first is the file that tells the time
+				return syscall.EPERM
+			}
+		}
+		return nil
+	}
+	s, err := open(r.base, Options{RemoveStale: true}, r.ops())
+	if err != nil || removed != 2 {
+		t.Fatalf("after %d removals: %v", removed, err)
+	}
+	s.Close()
 }
 
 // TestEachStepFails makes every step of a Put fail, one after the other, and looks at what is left and at a second try.

@@ -551,8 +551,8 @@ func (s *Store) removeStale() error {
 		if err == nil && info.Mode().IsRegular() && now.Sub(info.ModTime()) > staleAge {
 			err = s.ops.remove(s.root, name)
 		}
-		// Gone: its writer finished, or another process cleans up, too.
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// Gone: its writer finished, or another process cleans up, too. Refused: it is another user's, who shares the repository.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}
