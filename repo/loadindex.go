@@ -108,7 +108,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	for _, id := range x.Segments() {
 		have[id] = struct{}{}
 	}
-	l := loader{r: r, x: x}
+	l := loader{r: r, x: x, room: stored.NewBudget()}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for id := range live {
@@ -225,8 +225,9 @@ func (r *Repo) putVerified(ctx context.Context, v format.Verified) error {
 
 // loader adds segments to an index.
 type loader struct {
-	r *Repo
-	x *index.Index
+	r    *Repo
+	x    *index.Index
+	room stored.Budget
 
 	mu   sync.Mutex // guards what follows
 	news []index.Superseding
@@ -236,7 +237,12 @@ type loader struct {
 // load adds one segment. A bad one is isolated and reported; the others still count.
 func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	name := "index/" + id.String()
-	seg, err := l.r.Segment(ctx, name)
+	b, done, err := l.room.Fetch(ctx, l.r.storage, name)
+	defer done()
+	var seg *index.Segment
+	if err == nil {
+		seg, err = l.r.parseSegment(name, b)
+	}
 	if err == nil {
 		if err = l.x.AddSegment(id, seg); err != nil {
 			err = stored.Damaged("reading", name, err)
@@ -309,16 +315,8 @@ func (r *Repo) absentSession(record []byte) bool {
 	return r.unknownRevocation || !r.trust.SameDomain(r.keys.Identity.Host, rec.Host, r.settings.Domains)
 }
 
-// Segment reads and checks one index segment: its signer is the host of its session, and speaks only for packs of its own sessions
-// unless it has the prune role. Errors match ErrDamaged, ErrTampered, or are the storage's.
-func (r *Repo) Segment(ctx context.Context, name string) (*index.Segment, error) {
-	b, err := stored.Fetch(ctx, r.storage, name)
-	if err != nil {
-		return nil, err
-	}
-	return r.parseSegment(name, b)
-}
-
+// parseSegment opens and checks an index segment: its signer is the host of its session, and speaks only for packs of its own sessions
+// unless it has the prune role. Errors match ErrDamaged or ErrTampered.
 func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) {
 	s, err := r.OpenControl(crypt.TypeIndex, name, object)
 	if err != nil {

@@ -657,7 +657,7 @@ func segmentOf(t *testing.T, r *Repo, st backends.Storage, f func(*index.Segment
 	t.Helper()
 	var seg *index.Segment
 	for name := range allNames(t, st, "index/") {
-		s, err := r.Segment(t.Context(), name)
+		s, err := r.parseSegment(name, mustGet(t, st, name))
 		if err != nil {
 			continue
 		}

@@ -89,9 +89,11 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	var bad atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
+	room := stored.NewBudget()
 	for i, info := range infos {
 		g.Go(func() error {
-			b, err := stored.Fetch(gctx, r.storage, info.Name)
+			b, done, err := room.Fetch(gctx, r.storage, info.Name)
+			defer done()
 			var rec *snapshot.Record
 			if err == nil {
 				rec, err = r.SnapshotObject(info.Name, b)

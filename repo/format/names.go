@@ -109,6 +109,7 @@ func LeaseSession(name string) (id crypt.SessionID, err error) {
 const (
 	maxSmall  = 16 << 10         // leases, certificates, key slots: real ones take 1 to 5 KiB
 	maxSecret = 1<<20 + 4<<10    // bundles and grants
+	maxTile   = 32<<20 + 4<<10   // tiles of audit logs: 256 records of 112 KiB
 	maxGroup  = 256<<20 + 32<<20 // parity shards and the sealed part
 	maxOther  = crypt.MaxObject  // everything else that is no pack
 )
@@ -126,6 +127,11 @@ func MaxSize(name string) int64 {
 		return maxSecret
 	case "group":
 		return maxGroup
+	case "audit":
+		if strings.Contains(name, "/checkpoint/") {
+			return maxSmall
+		}
+		return maxTile
 	}
 	return maxOther
 }

@@ -10,8 +10,10 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"packhold/backends"
+	"packhold/crypt"
 	"packhold/repo/format"
 )
 
@@ -55,31 +57,54 @@ func Stat(ctx context.Context, s backends.Storage, name string) (backends.Info, 
 
 // Fetch reads a whole object that is not a pack. One that is longer than its kind ever is matches ErrDamaged, and is not read.
 func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
+	object, done, err := NewBudget().Fetch(ctx, s, name)
+	done()
+	return object, err
+}
+
+// budget is how many bytes of small objects are in memory at once: the largest one, which takes as much again to open and to decode.
+// A hostile storage must not cost more than 512 MiB.
+const budget = crypt.MaxObject
+
+// Budget bounds the memory of objects that are fetched at once. Its methods may be called concurrently.
+type Budget struct{ bytes *semaphore.Weighted }
+
+// NewBudget returns one that nobody uses yet.
+func NewBudget() Budget { return Budget{semaphore.NewWeighted(budget)} }
+
+// Fetch is stored.Fetch that waits until there is room. The object counts until done is called, which always is to be.
+func (b Budget) Fetch(ctx context.Context, s backends.Storage, name string) (object []byte, done func(), err error) {
 	info, err := Stat(ctx, s, name)
 	if err != nil {
-		return nil, err
+		return nil, func() {}, err
 	}
 	if limit := format.MaxSize(name); info.Size > limit {
-		return nil, Damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
+		return nil, func() {}, Damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
 	}
-	b, err := s.Get(ctx, name, 0, info.Size)
-	return b, Failed("reading", name, err)
+	n := min(info.Size, budget)
+	if err := b.bytes.Acquire(ctx, n); err != nil {
+		return nil, func() {}, err
+	}
+	object, err = s.Get(ctx, name, 0, info.Size)
+	return object, func() { b.bytes.Release(n) }, Failed("reading", name, err)
 }
 
 // fetchers is how many small objects are fetched at once: enough to hide the round trips of a network.
 const fetchers = 8
 
-// Each reads the objects of s, several at once, and calls f for each, one call at a time, in any order. An error of f ends it.
+// Each reads the objects of s, several at once within a Budget, and calls f for each, one call at a time, in any order. An error of f ends it.
 func Each(ctx context.Context, s backends.Storage, infos []backends.Info, f func(i backends.Info, object []byte, err error) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
+	room := NewBudget()
 	var mu sync.Mutex // one call of f at a time
 	for _, i := range infos {
 		g.Go(func() error {
 			if err := gctx.Err(); err != nil {
 				return err
 			}
-			b, err := Fetch(gctx, s, i.Name)
+			b, done, err := room.Fetch(gctx, s, i.Name)
+			defer done()
 			mu.Lock()
 			defer mu.Unlock()
 			return f(i, b, err)
