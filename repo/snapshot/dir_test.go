@@ -245,7 +245,7 @@ func TestGoldenCuts(t *testing.T) {
 
 // One name more rewrites one leaf, two where it makes or moves an end, and the branches above.
 func TestOneNameRewritesFewPages(t *testing.T) {
-	names := numbered(100000)
+	names := numbered(1_000_000)
 	s := newStore()
 	s.dir(t, pipes(names...))
 	rng := rand.New(rand.NewPCG(1, 2))
