@@ -3,6 +3,7 @@ package repo
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -122,6 +123,52 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 		return cmp.Or(cmp.Compare(a.Number, b.Number), a.StartTime().Compare(b.StartTime()), slices.Compare(a.Session[:], b.Session[:]))
 	})
 	return found, int(bad.Load()), nil
+}
+
+// Missing finds the snapshots that others, of all, refer to and that are neither stored nor forgotten: somebody took them out of the storage. What
+// is stored and cannot be read is not missing.
+func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) {
+	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
+	if err != nil {
+		return nil, fmt.Errorf("looking for snapshots: %w", err)
+	}
+	there, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("looking for snapshots: %w", err)
+	}
+	objects := make(map[crypt.SessionID]crypt.ID)
+	for _, i := range infos {
+		var id crypt.SessionID
+		if _, err := hex.Decode(id[:], []byte(strings.TrimPrefix(i.Name, "snapshots/"))); err == nil { // List yields exact names only
+			there[id] = true
+		}
+	}
+	for _, s := range all {
+		objects[s.ID()] = s.Object
+	}
+	var problems []Problem
+	said := make(map[crypt.SessionID]bool)
+	for _, s := range all {
+		refs := slices.Clone(s.Prev)
+		for _, o := range s.Seen {
+			refs = append(refs, snapshot.Ref{Session: o.Session, Object: o.Object})
+		}
+		for _, ref := range refs {
+			id := crypt.SessionID(ref.Session)
+			object, read := objects[id]
+			if said[id] || there[id] && (!read || object == ref.Object) {
+				continue
+			}
+			said[id] = true
+			why := "it is gone from the storage, and nobody forgot it"
+			if there[id] {
+				why = "it is not the one that was there"
+			}
+			name := "snapshots/" + id.String()
+			problems = append(problems, Problem{name, stored.Tampered("looking for", name, fmt.Errorf("snapshot %d follows it: %s", s.Number, why))})
+		}
+	}
+	return problems, nil
 }
 
 // forgotten reads which snapshots were taken out of the list. An invalid entry forgets nothing.

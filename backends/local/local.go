@@ -41,7 +41,7 @@ type Options struct {
 	Create bool
 
 	// RemoveStale removes the temporary files that interrupted writers left behind more than 24 hours ago, as the storage
-	// counts them: by the time it gives to a new file. A storage too full for that file keeps them.
+	// counts them: by the time it gives to a new file. A storage that takes none, being full or read-only, keeps them.
 	RemoveStale bool
 
 	// NoSync leaves out every fsync. Only for tests and throw-away copies: a power loss can take everything.
@@ -520,7 +520,7 @@ func (s *Store) removeStale() error {
 		return err
 	}
 	temp, f, err := s.createTemp()
-	if errors.Is(classify(err), backends.ErrNoSpace) {
+	if err := classify(err); errors.Is(err, backends.ErrNoSpace) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
 	if err != nil {

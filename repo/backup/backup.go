@@ -243,10 +243,10 @@ func run(ctx context.Context, r *repo.Repo, o *Options) (*Result, error) {
 	if p := e.res.Parent; p != nil {
 		rec.Parent = p.Session
 	}
-	body.SkippedMore = e.res.More
 	for _, s := range e.res.Skipped {
 		body.Skip(s.Path, s.Reason)
 	}
+	body.SkippedMore += e.res.More
 	snap, err := e.session.Commit(ctx, rec, body, o.Journal)
 	if err != nil {
 		return nil, err

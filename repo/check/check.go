@@ -5,9 +5,12 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"runtime"
 	"slices"
 	"strings"
@@ -67,17 +70,21 @@ type Options struct {
 // Report is what was looked at and found.
 type Report struct {
 	Snapshots, Trees, Files, Blobs, Packs, Segments uint64
+	Read                                            uint64 // packs of which every byte was read
 	Bytes                                           uint64 // of packs read
 	Orphans                                         int    // packs that no index names: of an unfinished session, the next backup adopts them
 	Foreign                                         int    // files that are none of ours
 	Problems                                        []Problem
+	Count                                           int // of problems; at most 10,000 are in the list, of each kind the first
 
 	// What is beyond mending: repo.PutVerified makes the next backup store it again.
 	Lost   []format.PackRef
 	Failed []format.FailedBlob
+
+	kinds uint8 // of problems seen
 }
 
-// maxProblems bounds the report's memory; the rest is counted by the last one.
+// maxProblems bounds the report's memory; the rest is counted.
 const maxProblems = 10_000
 
 // checker is one run.
@@ -98,9 +105,32 @@ type checker struct {
 func (c *checker) problem(p Problem) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.rep.Problems) < maxProblems {
-		c.rep.Problems = append(c.rep.Problems, p)
+	c.rep.Add(p)
+}
+
+// Add files a problem. One of a kind that the list has no room for takes the place of another: the list always tells the worst there is.
+func (r *Report) Add(p Problem) {
+	r.Count++
+	kind := p.kind()
+	first := r.kinds&kind == 0
+	r.kinds |= kind
+	switch n := len(r.Problems); {
+	case n < maxProblems:
+		r.Problems = append(r.Problems, p)
+	case first:
+		r.Problems[n-1-bits.OnesCount8(r.kinds)] = p
 	}
+}
+
+// kind is a bit for what a problem means to the user.
+func (p *Problem) kind() uint8 {
+	switch {
+	case errors.Is(p.Err, repo.ErrTampered):
+		return 1
+	case p.Mendable:
+		return 2
+	}
+	return 4
 }
 
 // found files an error: damage and tampering become problems, anything else stops the run.
@@ -150,6 +180,13 @@ func (c *checker) run(ctx context.Context) error {
 	snaps, err := c.r.Snapshots(ctx)
 	if err != nil {
 		return err
+	}
+	missing, err := c.r.Missing(ctx, snaps)
+	if err != nil {
+		return err
+	}
+	for _, p := range missing {
+		c.problem(Problem{Object: p.Object, Err: p.Err})
 	}
 	if err := c.r.LoadIndex(ctx); err != nil {
 		return err
@@ -248,14 +285,14 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 	return there, nil
 }
 
-// chosen reports whether a pack is in the subset.
-func (c *checker) chosen(id crypt.ID) bool {
+// choose draws the subset: so many packs as the share says, rounded up, so that some are read wherever there are any.
+func (c *checker) choose(jobs []job) []job {
 	if c.o.Subset == 0 || c.o.Subset >= 1 {
-		return true
+		return jobs
 	}
-	h := crypt.Sum(append([]byte(fmt.Sprint(c.o.Pick, "/")), id[:]...))
-	draw := uint64(h[0])<<24 | uint64(h[1])<<16 | uint64(h[2])<<8 | uint64(h[3])
-	return float64(draw) < c.o.Subset*(1<<32)
+	draw := func(j job) crypt.ID { return crypt.Sum(append([]byte(fmt.Sprint(c.o.Pick, "/")), j.id[:]...)) }
+	slices.SortFunc(jobs, func(a, b job) int { x, y := draw(a), draw(b); return bytes.Compare(x[:], y[:]) })
+	return jobs[:int(math.Ceil(c.o.Subset*float64(len(jobs))))]
 }
 
 // job is one pack to read.

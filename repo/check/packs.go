@@ -154,13 +154,15 @@ func (c *checker) scrubAll(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if c.chosen(id) {
-				jobs = append(jobs, job{name: i.Name, id: id, size: i.Size})
-			}
+			jobs = append(jobs, job{name: i.Name, id: id, size: i.Size})
 		}
 	}
-	c.rep.Packs = uint64(len(jobs))
+	jobs = c.choose(jobs)
+	c.rep.Packs, c.rep.Read = uint64(len(jobs)), uint64(len(jobs))
 	if err := c.hashed(ctx); err != nil {
+		return err
+	}
+	if err := c.keysThere(ctx); err != nil {
 		return err
 	}
 	return c.each(ctx, jobs, func(ctx context.Context, next func() (job, bool)) error {
@@ -171,6 +173,34 @@ func (c *checker) scrubAll(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// keysThere reports as lost what nobody could open any more: without keys it shows in the names alone.
+func (c *checker) keysThere(ctx context.Context) error {
+	slots, bundles := make(map[string]bool), make(map[string]bool)
+	for _, prefix := range format.SlotPrefixes {
+		infos, _, err := stored.List(ctx, c.s, prefix)
+		if err != nil {
+			return err
+		}
+		for _, i := range infos {
+			slots[i.Name[strings.LastIndexByte(i.Name, '/')+1:]] = true
+		}
+	}
+	infos, _, err := stored.List(ctx, c.s, "bundles/")
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		bundles[bundleSlot(i.Name)] = true
+	}
+	for slot := range slots {
+		if bundles[slot] {
+			return nil
+		}
+	}
+	c.problem(Problem{Object: "keys/", Err: fmt.Errorf("%w: no key slot with a bundle is left, so no passphrase opens the repository", repo.ErrDamaged)})
+	return nil
 }
 
 // packBase is the hash in a pack's name.
@@ -217,12 +247,14 @@ func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 		}
 		name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 		size, ok := there[name]
-		if seen[name] || !ok || p.Excluded()&index.Final != 0 || !c.chosen(p.Name) {
+		if seen[name] || !ok || p.Excluded()&index.Final != 0 {
 			continue
 		}
 		seen[name] = true
 		jobs = append(jobs, job{name: name, id: p.Name, size: size, info: p})
 	}
+	jobs = c.choose(jobs)
+	c.rep.Read = uint64(len(jobs))
 	slices.SortFunc(jobs, func(a, b job) int { return strings.Compare(a.name, b.name) })
 	return c.each(ctx, jobs, func(ctx context.Context, next func() (job, bool)) error {
 		d, err := c.r.NewReader()

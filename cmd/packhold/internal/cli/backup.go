@@ -115,14 +115,16 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 		return err
 	}
 	if res.Snapshot != nil {
-		if err := r.keepBody(res.Snapshot); err != nil {
-			a.out.warn("cache", err.Error())
+		if o.CacheDir != "" {
+			if err := r.keepBody(res.Snapshot); err != nil {
+				a.out.warn("cache", err.Error())
+			}
 		}
 		e := outcomeOf(nil, len(res.Skipped))
 		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
-		if err := r.record(ctx, e); err != nil {
-			return err
-		}
+		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the snapshot is there, whoever wants to stop now
+		r.note(noted, e)
+		cancel()
 	}
 	return a.backupSummary(o, res, took)
 }

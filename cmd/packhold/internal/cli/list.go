@@ -75,17 +75,20 @@ func (a *app) list(ctx context.Context, v values, _ []string) error {
 				return err
 			}
 		}
-		return nil
+		return r.unreadSnapshots()
 	}
 	if len(rows) == 0 {
 		a.out.say("there are no snapshots")
-		return nil
+		return r.unreadSnapshots()
 	}
 	table := make([]term.Snapshot, len(rows))
 	for i, row := range rows {
 		table[i] = row.table()
 	}
-	return a.out.table(term.SnapshotTable(table, a.env.Zone))
+	if err := a.out.table(term.SnapshotTable(table, a.env.Zone)); err != nil {
+		return err
+	}
+	return r.unreadSnapshots()
 }
 
 // listed is a line of the list.

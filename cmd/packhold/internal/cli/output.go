@@ -151,7 +151,8 @@ func (o *output) failure(f *fail.Error) {
 
 // watch runs work and shows its progress as the flags and the terminal have it. Warnings of c are printed.
 func (a *app) watch(action string, c *progress.Counter, work func() error) error {
-	o := progress.Options{Action: action, Screen: a.out.screen, Asked: a.env.Status, Now: a.env.Now}
+	o := progress.Options{Action: action, Screen: a.out.screen, Asked: a.env.Status, Now: a.env.Now,
+		Names: a.out.verbose || a.out.screen.Terminal}
 	switch {
 	case a.out.quiet:
 		o.Mode = progress.Quiet

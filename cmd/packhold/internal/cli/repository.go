@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 
 	"packhold/backends"
 	"packhold/backends/local"
@@ -105,11 +106,13 @@ func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNee
 			r.passphrase.Zero()
 		}
 	}()
-	r.Repo, err = repo.Open(ctx, st, access, repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index")})
-	if err != nil {
-		return nil, err
+	o := repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index")}
+	if err := os.MkdirAll(r.cacheDir, 0o700); err != nil { // it saves time, and the day of a restore must not fail for it
+		a.out.warn("cache", err.Error())
+		r.cacheDir, o.CachePath = "", ""
 	}
-	return r, os.MkdirAll(r.cacheDir, 0o700)
+	r.Repo, err = repo.Open(ctx, st, access, o)
+	return r, err
 }
 
 // keyFile reads the exported key that --key-file names.
@@ -134,6 +137,33 @@ func (a *app) place(id crypt.RepoID) *repository {
 	name := hex.EncodeToString(id[:])
 	f := a.found.Folders
 	return &repository{a: a, cacheDir: filepath.Join(f.Cache, name), stateDir: filepath.Join(f.State, name), configDir: filepath.Join(f.Config, name)}
+}
+
+// note writes down what has been done. What was found or restored is the user's even where the log cannot take the entry: a storage
+// may be read-only, full or damaged.
+func (r *repository) note(ctx context.Context, e audit.Event) {
+	if err := r.record(ctx, e); err != nil {
+		r.a.out.warn("audit/", "this run could not be written to the log: "+err.Error())
+	}
+}
+
+// unreadSnapshots is the failure to tell after a list of snapshots that lacks some: nil where all could be read.
+func (r *repository) unreadSnapshots() error {
+	n, code, word := 0, fail.Lost, "snapshot.damaged"
+	for _, p := range r.Problems() {
+		if strings.HasPrefix(p.Object, "snapshots/") {
+			n++
+			if errors.Is(p.Err, repo.ErrTampered) {
+				code, word = fail.Tampered, "snapshot.tampered"
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return &fail.Error{Code: code, Word: word, Where: r.a.where, Problem: term.Plural(int64(n), "stored snapshot") + " cannot be read",
+		Effect: "It is not listed, and may be the latest. Nothing was changed.",
+		Next:   "packhold verify; to restore another snapshot name it by its ID: packhold list"}
 }
 
 // close tells of objects that were not used, and lets the storage go.

@@ -63,6 +63,11 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 		return err
 	}
 	word, path, _ := strings.Cut(v.String("backup-id"), ":")
+	if word == "latest" {
+		if err := r.unreadSnapshots(); err != nil {
+			return err
+		}
+	}
 	snap, err := repo.FindSnapshot(all, word)
 	if err != nil {
 		return err
@@ -112,11 +117,8 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 		e.Op, e.Snapshot, e.Bytes, e.Duration = "restore", snap.ID().String(), res.Bytes, took
 		// Whoever read the bytes must be in the log, also when the restore failed or was interrupted.
 		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		rerr := r.record(noted, e)
+		r.note(noted, e)
 		cancel()
-		if err == nil && verdict == nil {
-			err = rerr
-		}
 	}
 	if err != nil && !errors.Is(err, restore.ErrFull) {
 		return errors.Join(err, verdict)

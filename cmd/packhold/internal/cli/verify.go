@@ -89,10 +89,7 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 		e.Outcome, e.Reason = audit.Failed, verdict.Error()
 	}
 	if r.Keys().Identity != nil {
-		// A log that is damaged itself cannot take the entry; the verdict says so already.
-		if err := r.record(ctx, e); err != nil && verdict == nil {
-			return err
-		}
+		r.note(ctx, e)
 	}
 	return verdict
 }
@@ -107,7 +104,7 @@ func (r *repository) verifyLogs(ctx context.Context, rep *check.Report) error {
 			size, root := l.Head()
 			o.Known = []audit.Head{{Tag: l.Tag(), Size: size, Root: root}}
 		case errors.Is(err, repo.ErrTampered) || errors.Is(err, repo.ErrDamaged):
-			rep.Problems = append(rep.Problems, check.Problem{Object: "audit/", Err: err})
+			rep.Add(check.Problem{Object: "audit/", Err: err})
 		default:
 			return err
 		}
@@ -117,7 +114,7 @@ func (r *repository) verifyLogs(ctx context.Context, rep *check.Report) error {
 		return err
 	}
 	for _, p := range logs.Problems {
-		rep.Problems = append(rep.Problems, check.Problem{Object: p.Object, Err: p.Err})
+		rep.Add(check.Problem{Object: p.Object, Err: p.Err})
 	}
 	return nil
 }
@@ -166,18 +163,19 @@ func (a *app) verdict(rep *check.Report) error {
 			Snapshots uint64 `json:"snapshots"`
 			Files     uint64 `json:"files"`
 			Packs     uint64 `json:"packs"`
+			Read      uint64 `json:"packs_read"`
 			Blobs     uint64 `json:"blobs_read"`
 			Bytes     uint64 `json:"bytes_read"`
 			Orphans   int    `json:"orphan_packs"`
 			Foreign   int    `json:"foreign_files"`
 			Problems  int    `json:"problems"`
-		}{rep.Snapshots, rep.Files, rep.Packs, rep.Blobs, rep.Bytes, rep.Orphans, rep.Foreign, len(rep.Problems)})
+		}{rep.Snapshots, rep.Files, rep.Packs, rep.Read, rep.Blobs, rep.Bytes, rep.Orphans, rep.Foreign, rep.Count})
 		if err != nil {
 			return err
 		}
 	} else {
-		a.out.say("checked: %s, %s, %s, %s of packs read, %s opened", term.Plural(int64(rep.Snapshots), "snapshot"), term.Plural(int64(rep.Files), "file"),
-			term.Plural(int64(rep.Packs), "pack"), term.Bytes(int64(rep.Bytes)), term.Plural(int64(rep.Blobs), "blob"))
+		a.out.say("checked: %s, %s, %s, %d of them read (%s), %s opened", term.Plural(int64(rep.Snapshots), "snapshot"), term.Plural(int64(rep.Files), "file"),
+			term.Plural(int64(rep.Packs), "pack"), rep.Read, term.Bytes(int64(rep.Bytes)), term.Plural(int64(rep.Blobs), "blob"))
 		if rep.Orphans > 0 {
 			a.out.detail("%s of an unfinished session: the next backup of its host adopts them", term.Plural(int64(rep.Orphans), "pack"))
 		}
@@ -189,7 +187,7 @@ func (a *app) verdict(rep *check.Report) error {
 		a.out.say("no damage found")
 		return nil
 	}
-	f := &fail.Error{Code: fail.Worst(codes...), Where: a.where, Problem: fmt.Sprintf("%s found", term.Plural(int64(len(rep.Problems)), "problem")),
+	f := &fail.Error{Code: fail.Worst(codes...), Where: a.where, Problem: fmt.Sprintf("%s found", term.Plural(int64(rep.Count), "problem")),
 		Effect: "Nothing was changed.", Next: "packhold verify --read-data tells how far it goes"}
 	switch f.Code {
 	case fail.Repairable:

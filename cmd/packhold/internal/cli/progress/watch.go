@@ -54,6 +54,7 @@ type Options struct {
 	Screen *term.Screen
 	Emit   func(Status)    // takes the status lines of mode JSON
 	Asked  <-chan struct{} // a value asks for a line at once, in every mode; nil if nobody can ask
+	Names  bool            // lines name the current file
 	Now    func() time.Time
 }
 
@@ -165,7 +166,7 @@ func (o *Options) line(m *meter, s State) string {
 	if s.Skipped > 0 {
 		text += ", " + term.Count(s.Skipped) + " skipped"
 	}
-	if s.Current != "" {
+	if s.Current != "" && o.Names { // logs are for many eyes: names only where they are asked for
 		text += ", at " + term.Name(s.Current)
 	}
 	return text
