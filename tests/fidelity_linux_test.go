@@ -1,3 +1,7 @@
+//go:build !386 && !arm
+
+// Times and offsets here are 64 bits wide.
+
 package tests
 
 import (
