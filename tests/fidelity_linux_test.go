@@ -139,7 +139,6 @@ var fidelity = []struct {
 	make   func(m maker)
 	atime  bool
 	backup []string // further flags
-	again  int      // exit code of a second restore
 }{
 	{name: "kinds", make: func(m maker) {
 		m.file("empty", "")
@@ -283,7 +282,7 @@ var fidelity = []struct {
 		}
 		m.times(".", unix.Timespec{Sec: -5, Nsec: 5}, unix.Timespec{Sec: 1e9, Nsec: 77})
 	}},
-	{name: "flags", on: "ext4", again: 3 /* what is immutable stays, and is named */, make: func(m maker) {
+	{name: "flags", on: "ext4", make: func(m maker) {
 		m.file("append", "log")
 		m.file("immutable", "fixed")
 		m.must(writeRandom(m.path("large immutable"), 1, 2<<20))
@@ -387,10 +386,7 @@ func TestFidelity(t *testing.T) {
 			h.must(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst, "--verify")
 			t.Logf("%d entries, saved in %v, restored in %v", len(want), saved, time.Since(start)-saved)
 			sameObserved(t, want, dst, test.atime)
-			again := h.run(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst) // over what is there
-			if again.code != test.again {
-				t.Errorf("a second restore: exit %d, want %d\n%s", again.code, test.again, again.stderr)
-			}
+			h.must(t, "restore", "--quiet", "--backup-id", "latest", "--destination", dst) // over what is there, immutable or not
 			sameObserved(t, want, dst, test.atime)
 			sameObserved(t, before, src, true) // reading left no trace, not even in access times
 		})
@@ -984,5 +980,31 @@ func TestLesserDestination(t *testing.T) {
 	}
 	if d := differences(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// What is immutable in the destination and differs stays as it is, and is named; everything else is restored.
+func TestImmutableDestination(t *testing.T) {
+	base := mountImage(t, "ext4", 32<<20, "mkfs.ext4", "-q")
+	h := newHome(t)
+	m := maker{t, filepath.Join(base, "source")}
+	m.file("fixed", "new")
+	m.file("free", "new")
+	m.file("folder/missing", "new")
+	h.must(t, "backup", "--quiet", "--source", m.dir)
+	dst := maker{t, filepath.Join(base, "restored")}
+	dst.file("fixed", "of the destination")
+	dst.file("free", "old")
+	dst.folder("folder")
+	dst.flags("fixed", flagImmutable)
+	dst.flags("folder", flagImmutable)
+	before := observe(t, dst.dir, false)["fixed"]
+	r := h.run(t, "restore", "--quiet", "--destination", dst.dir)
+	if r.code != 3 || !strings.Contains(r.stderr, "/fixed") || !strings.Contains(r.stderr, "/folder/missing") || strings.Contains(r.stderr, "/free") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+	got := observe(t, dst.dir, false)
+	if len(got) != 4 || got["fixed"] != before || got["free"] != observe(t, m.dir, false)["free"] {
+		t.Errorf("%v", got)
 	}
 }

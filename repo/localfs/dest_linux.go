@@ -1,6 +1,7 @@
 package localfs
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"runtime"
@@ -353,7 +354,13 @@ func (t target) applyXAttrs(n *snapshot.Node, opt ApplyOptions, failed *failures
 		if opt.NoPrivileged && privilegedXAttr(a.Name) {
 			continue
 		}
-		failed.addXAttr(a.Name, t.explain(t.setxattr(a.Name, a.Value)))
+		err := t.explain(t.setxattr(a.Name, a.Value))
+		if err == unix.EPERM { // an immutable entry that has it already lacks nothing
+			if have, errGet := t.xattr(a.Name); errGet == nil && bytes.Equal(have, a.Value) {
+				err = nil
+			}
+		}
+		failed.addXAttr(a.Name, err)
 	}
 }
 
@@ -384,6 +391,9 @@ func (t target) applyTimes(n *snapshot.Node) error {
 	} else if _, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(t.fd), 0, uintptr(unsafe.Pointer(&ts[0])), 0, 0, 0); e != 0 {
 		err = e // no path at all, that is futimens(3): needs no /proc
 	}
+	if err == unix.EPERM && t.hasTimes(n) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -399,4 +409,11 @@ func (t target) applyTimes(n *snapshot.Node) error {
 		}
 	}
 	return nil
+}
+
+// hasTimes reports whether an entry, which may be immutable, has the recorded times already.
+func (t target) hasTimes(n *snapshot.Node) bool {
+	var now snapshot.Node
+	st, err := statNode(t.fd, "", unix.AT_EMPTY_PATH, &now)
+	return err == nil && now.MTime == n.MTime && (n.ATime == snapshot.Time{} || st.ATime == n.ATime)
 }

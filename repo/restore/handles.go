@@ -159,6 +159,9 @@ func (it *item) Reopen(o localfs.Opening) error {
 		return it.create()
 	}
 	f, err := it.dir.h.OpenFile(it.temp)
+	if it.check && errors.Is(err, fs.ErrPermission) { // immutable, or not to be written by its owner: comparing is reading
+		f, err = it.dir.h.OpenRead(it.temp)
+	}
 	if err == nil {
 		if err = it.accept(f); err != nil {
 			f.Close()

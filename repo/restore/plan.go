@@ -793,6 +793,12 @@ func (p *planner) link(l link) error {
 		}
 		return nil
 	}
+	var have, want snapshot.Node
+	a, errHave := l.dir.h.Lstat(l.node.Name, &have)
+	b, errWant := from.h.Lstat(l.group.name, &want)
+	if errHave == nil && errWant == nil && a.Dev == b.Dev && have.Inode == want.Inode && have.Inode != 0 {
+		return nil // it is one already, and may be immutable
+	}
 	return persist(func() error {
 		temp := p.e.tempName()
 		if err := l.dir.h.Link(from.h, l.group.name, temp); err != nil {
