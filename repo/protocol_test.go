@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -1229,5 +1231,45 @@ func TestAdoptUnreadable(t *testing.T) {
 	next.Close(t.Context())
 	if problemsWith(t, r, "packs/", ErrStorage) != 1 || next.StoredStats().Adopted != 0 {
 		t.Errorf("adopted %d, %v", next.StoredStats().Adopted, r.Problems())
+	}
+}
+
+// TestRenewals lets Begin and Commit take long: the lease is renewed meanwhile.
+func TestRenewals(t *testing.T) {
+	base, c := newTestRepo(t)
+	s, err := openWriter(t, base, c).Begin(t.Context(), SessionOptions{}) // the next session has something to adopt
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for slow, want := range map[string]int{"get leases": 2, "put index": 2, "list forgotten": 2} {
+		synctest.Test(t, func(t *testing.T) {
+			st := fault.New(base.Clone())
+			renewed := 0
+			var mu sync.Mutex
+			var slept atomic.Bool // no Once: who waits for a mutex stops the clock here
+			st.SetHook(func(op fault.Op, name string) error {
+				prefix, rest, _ := strings.Cut(name, "/")
+				if op.String()+" "+prefix == slow && slept.CompareAndSwap(false, true) {
+					time.Sleep(2*RenewEvery + time.Minute)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if op == fault.Put && prefix == "leases" && strings.Contains(rest, ".") {
+					renewed++
+				}
+				return nil
+			})
+			r := openWriter(t, st, c)
+			r.now = func() time.Time { return time.Now().AddDate(30, 0, 0) } // here it is the year 2000, before the certificates
+			if _, _, err := backup(t.Context(), r, randomBlobs(2, 5000)); err != nil {
+				t.Fatal(err)
+			}
+			if renewed != want {
+				t.Errorf("slow %s: %d renewals, want %d", slow, renewed, want)
+			}
+		})
 	}
 }

@@ -165,7 +165,7 @@ func (s *Session) start(ctx context.Context) error {
 		return err
 	}
 	s.x = s.r.index.Load()
-	return s.adopt(ctx)
+	return s.alive(ctx, s.adopt)
 }
 
 // putLease stores the lease or its n-th renewal.
@@ -179,11 +179,11 @@ func (s *Session) putLease(ctx context.Context, n uint32) error {
 	return stored.Create(ctx, s.r.storage, name, object)
 }
 
-// KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group.
+// KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group; Begin and Commit renew by themselves.
 func (s *Session) KeepAlive(ctx context.Context) error {
 	t := time.NewTicker(RenewEvery)
 	defer t.Stop()
-	for n := uint32(1); ; n++ {
+	for n := s.renewals.Load() + 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -197,6 +197,18 @@ func (s *Session) KeepAlive(ctx context.Context) error {
 			return fmt.Errorf("renewing lease: %w", err)
 		}
 	}
+}
+
+// alive runs f, which may take long, beside KeepAlive.
+func (s *Session) alive(ctx context.Context, f func(ctx context.Context) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	working, done := context.WithCancel(gctx)
+	g.Go(func() error { return s.KeepAlive(working) })
+	g.Go(func() error {
+		defer done()
+		return f(gctx)
+	})
+	return g.Wait()
 }
 
 // Has reports whether blob id is stored, as this session may count on it.
@@ -422,6 +434,23 @@ func (s *Session) Flush() error {
 }
 
 func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
+	var object []byte
+	err := s.alive(ctx, func(ctx context.Context) (err error) {
+		object, err = s.create(ctx, rec, body, j)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.end(true)
+	for n := range s.renewals.Load() + 1 { // nothing depends on it
+		_ = s.r.storage.Delete(ctx, format.LeaseName(s.ID, n))
+	}
+	return &Snapshot{Record: *rec, Name: "snapshots/" + s.ID.String(), Object: crypt.Sum(object)}, nil
+}
+
+// create stores what is open, and then creates and returns the object that makes the snapshot.
+func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) ([]byte, error) {
 	r := s.r
 	if err := s.Flush(); err != nil {
 		return nil, err
@@ -478,11 +507,7 @@ func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapsh
 	} else if err != nil {
 		return nil, err
 	}
-	s.end(true)
-	for n := range s.renewals.Load() + 1 { // nothing depends on it
-		_ = r.storage.Delete(ctx, format.LeaseName(s.ID, n))
-	}
-	return &Snapshot{Record: *rec, Name: name, Object: crypt.Sum(object)}, nil
+	return object, nil
 }
 
 // reportInvalid makes an object that took a commit's name a Problem if it is no commit and no void.
