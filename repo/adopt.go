@@ -3,12 +3,10 @@ package repo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"packhold/backends"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -156,19 +154,19 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 			return n, err
 		}
 		for _, i := range infos {
-			id, tree, inc, err := format.ParsePackName(i.Name)
+			id, _, inc, err := format.ParsePackName(i.Name)
 			pid := index.PackID{Name: id, Incarnation: inc}
 			if err != nil || named[pid] || excluded.packs[pid] != 0 || excluded.blind || inc != 0 {
 				continue
 			}
-			t, table, err := r.ReadTable(ctx, id, tree, i)
+			t, table, err := r.ReadTable(ctx, i)
 			if err == nil {
 				var rec *crypt.SessionRecord
 				if rec, err = crypt.ParseSessionRecord(table.Session); err == nil {
 					if rec.Host != r.keys.Identity.Host {
 						continue
 					}
-					err = r.checkWhole(ctx, i, id)
+					err = stored.CheckWhole(ctx, r.storage, i, id)
 				}
 				if err == nil {
 					err = s.addPack(t, id, table.Entries, table.Session)
@@ -215,66 +213,8 @@ func (r *Repo) ownPacks(x *index.Index) (map[index.PackID]bool, error) {
 	return named, nil
 }
 
-// checkWhole reads a pack and checks every byte of it against its name.
-func (r *Repo) checkWhole(ctx context.Context, i backends.Info, id crypt.ID) error {
-	b, err := r.storage.Get(ctx, i.Name, 0, i.Size)
-	if err != nil {
-		return stored.Failed("reading", i.Name, err)
-	}
-	rep, err := pack.Verify(b, id, nil)
-	if err != nil {
-		return stored.Damaged("reading", i.Name, err)
-	}
-	if !rep.OK() {
-		return stored.Damaged("reading", i.Name, fmt.Errorf("%d shards fail", len(rep.Bad)))
-	}
-	return nil
-}
-
 // ReadTable reads what a pack says of itself: its trailer and, opened with the write secret, its signed table. It needs no passphrase.
 // Errors match ErrDamaged, ErrTampered, or are the storage's.
-func (r *Repo) ReadTable(ctx context.Context, id crypt.ID, tree bool, i backends.Info) (*pack.Trailer, *pack.Table, error) {
-	if i.Size > pack.MaxFile {
-		return nil, nil, stored.Damaged("reading", i.Name, fmt.Errorf("%d bytes, the limit is %d", i.Size, pack.MaxFile))
-	}
-	n := min(i.Size, pack.MaxTrailer)
-	b, err := r.storage.Get(ctx, i.Name, i.Size-n, n)
-	if err != nil {
-		return nil, nil, stored.Failed("reading", i.Name, err)
-	}
-	t, err := pack.ParseTrailer(b)
-	if err == nil && (t.Name() != id || int64(t.FileSize()) != i.Size || (t.Header.Type == crypt.TypeTreePack) != tree) {
-		err = errors.New("the trailer does not match the name")
-	}
-	if err != nil {
-		return nil, nil, stored.Damaged("reading", i.Name, err)
-	}
-	sealed, err := r.storage.Get(ctx, i.Name, int64(t.TableOffset()), int64(t.TableSize))
-	if err != nil {
-		return nil, nil, stored.Failed("reading", i.Name, err)
-	}
-	w, ok := r.keys.Writes[t.Header.Epoch]
-	if !ok {
-		return nil, nil, stored.Damaged("reading", i.Name, fmt.Errorf("write secret of epoch %d: %w", t.Header.Epoch, keyring.ErrNoKey))
-	}
-	plain, err := w.OpenTable(r.config.ID, t.Header, t.TableSalt, sealed)
-	if err != nil {
-		return nil, nil, stored.Damaged("reading", i.Name, err)
-	}
-	table, err := pack.ParseTable(plain, t)
-	if err != nil {
-		return nil, nil, stored.Damaged("reading", i.Name, err)
-	}
-	rec, err := crypt.ParseSessionRecord(table.Session)
-	if err == nil {
-		err = r.trust.CheckSession(rec)
-	}
-	if err == nil {
-		d := pack.SignedDigest(t.Header, table.Session, table.Entries)
-		err = r.trust.CheckDetached(crypt.TypePackTable, rec.Session.String(), rec.Host, d[:], table.Signature[:])
-	}
-	if err != nil {
-		return nil, nil, stored.Tampered("reading", i.Name, err)
-	}
-	return t, table, nil
+func (r *Repo) ReadTable(ctx context.Context, i backends.Info) (*pack.Trailer, *pack.Table, error) {
+	return stored.Tables{Repo: r.config.ID, Writes: r.keys.Writes, Trust: r.trust}.Read(ctx, r.storage, i)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -12,7 +11,6 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
-	"packhold/crypt/canon"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
@@ -148,7 +146,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 // that the next backup stores them again.
 func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
 	lost := make(map[crypt.ID][]index.PackID)
-	return lost, r.eachVerified(ctx, func(v *format.Verified) {
+	return lost, r.EachVerified(ctx, func(v *format.Verified) {
 		for _, p := range v.Lost {
 			excluded[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= index.NoDedup
 		}
@@ -158,8 +156,8 @@ func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index
 	})
 }
 
-// eachVerified calls f with what counts of verified/.
-func (r *Repo) eachVerified(ctx context.Context, f func(*format.Verified)) error {
+// EachVerified calls f, one call at a time, with what readers found that counts.
+func (r *Repo) EachVerified(ctx context.Context, f func(*format.Verified)) error {
 	infos, _, err := stored.List(ctx, r.storage, "verified/")
 	if err != nil {
 		return err
@@ -182,45 +180,6 @@ func (r *Repo) eachVerified(ctx context.Context, f func(*format.Verified)) error
 		}
 		return nil
 	})
-}
-
-// PutVerified stores what a reader found lost, as far as nobody said so before: from then on it counts as absent, and the next backup stores it
-// again. v.Host and v.Time are filled in. ErrNeedRead says that no reader's key is here.
-func (r *Repo) PutVerified(ctx context.Context, v format.Verified) error {
-	if err := r.putVerified(ctx, v); err != nil {
-		return fmt.Errorf("noting what is lost: %w", err)
-	}
-	return nil
-}
-
-func (r *Repo) putVerified(ctx context.Context, v format.Verified) error {
-	if r.keys.Reader == nil {
-		return ErrNeedRead
-	}
-	known := make(map[format.PackRef]bool)
-	failed := make(map[format.FailedBlob]bool)
-	err := r.eachVerified(ctx, func(v *format.Verified) {
-		for _, p := range v.Lost {
-			known[p] = true
-		}
-		for _, f := range v.Failed {
-			failed[f] = true
-		}
-	})
-	if err != nil {
-		return err
-	}
-	v.Lost = slices.DeleteFunc(slices.Clone(v.Lost), func(p format.PackRef) bool { return known[p] })
-	v.Failed = slices.DeleteFunc(slices.Clone(v.Failed), func(f format.FailedBlob) bool { return failed[f] })
-	if len(v.Lost)+len(v.Failed) == 0 {
-		return nil
-	}
-	v.Host, v.Time = r.keys.Reader.Host, r.now().Unix()
-	name, object, err := r.sealAs(r.keys.Reader, crypt.TypeVerified, "verified/", canon.Marshal(v))
-	if err != nil {
-		return err
-	}
-	return stored.Put(ctx, r.storage, name, object, backends.PutOptions{})
 }
 
 // loader adds segments to an index.

@@ -15,10 +15,11 @@ func (r *Repo) SealControl(t crypt.Type, name string, body []byte) (full string,
 	if r.keys.Identity == nil {
 		return "", nil, ErrNeedHost
 	}
-	return r.sealAs(r.keys.Identity, t, name, body)
+	return r.SealAs(r.keys.Identity, t, name, body)
 }
 
-func (r *Repo) sealAs(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
+// SealAs is SealControl for another signer.
+func (r *Repo) SealAs(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
 	epoch := r.settings.WriteEpoch
 	w, ok := r.keys.Writes[epoch]
 	if !ok {

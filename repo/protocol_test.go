@@ -764,11 +764,11 @@ func TestSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range infos {
-			id, tree, _, err := format.ParsePackName(i.Name)
+			id, _, _, err := format.ParsePackName(i.Name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, table, err := r.ReadTable(t.Context(), id, tree, i)
+			_, table, err := r.ReadTable(t.Context(), i)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -279,7 +279,8 @@ func (r *Repo) noteGone(missing []index.PackID) {
 
 // mend reads a blob from its pack as the parity restores it in memory. Nothing is written.
 func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, error) {
-	file, err := d.r.readBroken(ctx, p.Pack)
+	name := format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)
+	file, err := stored.ReadBroken(ctx, d.r.storage, name, int64(p.Pack.Size))
 	if err != nil {
 		return nil, err
 	}
@@ -291,19 +292,4 @@ func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, 
 		return nil, ErrDamaged
 	}
 	return d.Open(id, p, good[p.Offset:p.Offset+p.Length])
-}
-
-// readBroken reads what there is of a pack: sectors that the disk cannot read come as zeros, as long as parity may mend them.
-func (r *Repo) readBroken(ctx context.Context, p *index.PackInfo) ([]byte, error) {
-	name := format.PackName(p.Name, p.Tree(), p.Incarnation)
-	info, err := stored.Stat(ctx, r.storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size > pack.MaxFile {
-		info.Size = int64(p.Size) // something was appended
-	}
-	// 16 parity shards of at most a 32nd of the pack each mend no more than half of it.
-	file, _, err := backends.GetBroken(ctx, r.storage, name, info.Size, info.Size/2)
-	return file, stored.Failed("reading pack", name, err)
 }

@@ -42,13 +42,13 @@ func (r *Repo) addUnnamed(ctx context.Context, x *index.Index, excluded map[inde
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(tableReaders)
 		for _, i := range infos {
-			id, tree, inc, err := format.ParsePackName(i.Name)
+			id, _, inc, err := format.ParsePackName(i.Name)
 			pid := index.PackID{Name: id, Incarnation: inc}
 			if _, known := named[pid]; err != nil || known || excluded[pid]&index.Final != 0 {
 				continue
 			}
 			g.Go(func() error {
-				s, err := r.describe(gctx, pid, tree, i)
+				s, err := r.describe(gctx, pid, i)
 				switch {
 				case err == nil:
 					mu.Lock()
@@ -84,8 +84,8 @@ func (r *Repo) addUnnamed(ctx context.Context, x *index.Index, excluded map[inde
 }
 
 // describe makes a segment of what a pack says of itself.
-func (r *Repo) describe(ctx context.Context, id index.PackID, tree bool, i backends.Info) (*index.Segment, error) {
-	t, table, err := r.ReadTable(ctx, id.Name, tree, i)
+func (r *Repo) describe(ctx context.Context, id index.PackID, i backends.Info) (*index.Segment, error) {
+	t, table, err := r.ReadTable(ctx, i)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ type Report struct {
 	Problems                                        []Problem
 	Count                                           int // of problems; at most 10,000 are in the list, of each kind the first
 
-	// What is beyond mending: repo.PutVerified makes the next backup store it again.
+	// What is beyond mending: Note makes the next backup store it again.
 	Lost   []format.PackRef
 	Failed []format.FailedBlob
 

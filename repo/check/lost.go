@@ -3,12 +3,18 @@ package check
 import (
 	"bytes"
 	"cmp"
+	"context"
+	"fmt"
 	"maps"
 	"slices"
 
+	"packhold/backends"
 	"packhold/crypt"
+	"packhold/crypt/canon"
 	"packhold/index"
+	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // maxFailed bounds the size of what is noted: 200,000 copies of blobs are 16 MB. Where more failed their packs count as lost.
@@ -50,4 +56,44 @@ func (c *checker) sumLost() {
 	c.rep.Failed = slices.SortedFunc(maps.Keys(c.failed), func(a, b format.FailedBlob) int {
 		return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), bytes.Compare(a.Pack[:], b.Pack[:]))
 	})
+}
+
+// Note stores what rep says is lost, as far as nobody said so before: from then on it counts as absent, and the next backup stores it
+// again. repo.ErrNeedRead says that no reader's key is here.
+func Note(ctx context.Context, r *repo.Repo, rep *Report) error {
+	if err := note(ctx, r, rep); err != nil {
+		return fmt.Errorf("noting what is lost: %w", err)
+	}
+	return nil
+}
+
+func note(ctx context.Context, r *repo.Repo, rep *Report) error {
+	reader := r.Keys().Reader
+	if reader == nil {
+		return repo.ErrNeedRead
+	}
+	lost := make(map[format.PackRef]bool)
+	failed := make(map[format.FailedBlob]bool)
+	err := r.EachVerified(ctx, func(v *format.Verified) {
+		for _, p := range v.Lost {
+			lost[p] = true
+		}
+		for _, f := range v.Failed {
+			failed[f] = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	v := format.Verified{Host: reader.Host, Time: r.Now().Unix()}
+	v.Lost = slices.DeleteFunc(slices.Clone(rep.Lost), func(p format.PackRef) bool { return lost[p] })
+	v.Failed = slices.DeleteFunc(slices.Clone(rep.Failed), func(f format.FailedBlob) bool { return failed[f] })
+	if len(v.Lost)+len(v.Failed) == 0 {
+		return nil
+	}
+	name, object, err := r.SealAs(reader, crypt.TypeVerified, "verified/", canon.Marshal(v))
+	if err != nil {
+		return err
+	}
+	return stored.Put(ctx, r.Storage(), name, object, backends.PutOptions{})
 }

@@ -272,7 +272,7 @@ func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 
 // pack scrubs one pack and opens its blobs as they come by.
 func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
-	_, table, err := c.r.ReadTable(ctx, j.id, j.info.Tree(), backends.Info{Name: j.name, Size: j.size})
+	_, table, err := c.r.ReadTable(ctx, backends.Info{Name: j.name, Size: j.size})
 	if err != nil {
 		// The scrub says what is wrong with the bytes; without a table the blobs are opened as the index places them.
 		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) && !stored.Unreadable(err) {

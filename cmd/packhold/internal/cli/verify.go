@@ -15,7 +15,6 @@ import (
 	"packhold/repo"
 	"packhold/repo/audit"
 	"packhold/repo/check"
-	"packhold/repo/format"
 )
 
 func (a *app) verifyCommand() *cli.Command {
@@ -79,7 +78,7 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 	}
 	_ = r.SaveCache() // it costs time only
 	if len(rep.Lost)+len(rep.Failed) > 0 && r.CanRead() {
-		if err := r.PutVerified(ctx, format.Verified{Lost: rep.Lost, Failed: rep.Failed}); err != nil {
+		if err := check.Note(ctx, r.Repo, rep); err != nil {
 			a.out.warn("verified/", err.Error()+": backups go on to count on what is lost")
 		}
 	}
