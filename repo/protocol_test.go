@@ -1273,3 +1273,20 @@ func TestRenewals(t *testing.T) {
 		})
 	}
 }
+
+// TestCertificateBegins: a clock that is some hours slow hinders nobody, one from before the certificate does.
+func TestCertificateBegins(t *testing.T) {
+	st, c := newTestRepo(t)
+	r := openWriter(t, st, c)
+	begins := time.Unix(r.trust.Certificate(c.Identity.Host).Before, 0)
+	for early, want := range map[time.Duration]error{0: nil, 23 * time.Hour: nil, 25 * time.Hour: ErrNeedHost} {
+		r.now = func() time.Time { return begins.Add(-early) }
+		s, err := r.Begin(t.Context(), SessionOptions{})
+		if !errors.Is(err, want) {
+			t.Errorf("%v early: %v", early, err)
+		}
+		if err == nil {
+			s.Close(t.Context())
+		}
+	}
+}

@@ -31,6 +31,9 @@ const (
 // treePackSize is the target of tree packs: small, because readers fetch them first and the memory of an open one is not worth more.
 const treePackSize = 4 << 20
 
+// clockSkew is how far a host's clock may be behind that of who made its certificate: time zones mixed up, no more.
+const clockSkew = 24 * time.Hour
+
 // segmentEvery is how often a long session stores an index segment, so that a crash makes others wait or store again little.
 const segmentEvery = 10 * time.Minute
 
@@ -103,7 +106,7 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if r.unsure != nil {
 		return nil, r.unsure
 	}
-	if cert.Before != 0 && r.now().Unix() < cert.Before {
+	if r.now().Add(clockSkew).Unix() < cert.Before {
 		return nil, fmt.Errorf("%w: its certificate begins %v", ErrNeedHost, time.Unix(cert.Before, 0).UTC())
 	}
 	if cert.After != 0 && r.now().Unix() > cert.After {
