@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"runtime"
 	"slices"
 	"strings"
@@ -108,18 +107,14 @@ func (c *checker) problem(p Problem) {
 	c.rep.Add(p)
 }
 
-// Add files a problem. One of a kind that the list has no room for takes the place of another: the list always tells the worst there is.
+// Add files a problem. The first of each kind is in the list even when it is full: the worst there is always shows.
 func (r *Report) Add(p Problem) {
 	r.Count++
 	kind := p.kind()
-	first := r.kinds&kind == 0
-	r.kinds |= kind
-	switch n := len(r.Problems); {
-	case n < maxProblems:
+	if len(r.Problems) < maxProblems || r.kinds&kind == 0 {
 		r.Problems = append(r.Problems, p)
-	case first:
-		r.Problems[n-1-bits.OnesCount8(r.kinds)] = p
 	}
+	r.kinds |= kind
 }
 
 // kind is a bit for what a problem means to the user.

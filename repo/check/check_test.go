@@ -261,3 +261,26 @@ func (b badSector) Get(ctx context.Context, name string, off, n int64) ([]byte, 
 	}
 	return b.Storage.Get(ctx, name, off, n)
 }
+
+// However many problems there are, the first of each kind is in the list, and all are counted.
+func TestManyProblems(t *testing.T) {
+	var r check.Report
+	mendable := check.Problem{Object: "leases/x", Err: repo.ErrDamaged, Mendable: true}
+	for range 9_996 {
+		r.Add(mendable)
+	}
+	r.Add(check.Problem{Object: "marks/x", Err: repo.ErrTampered})
+	for range 20 {
+		r.Add(mendable)
+	}
+	for range 5 {
+		r.Add(check.Problem{Object: "packs/x", Err: repo.ErrDamaged})
+	}
+	seen := make(map[string]int)
+	for _, p := range r.Problems {
+		seen[p.Object]++
+	}
+	if r.Count != 9_996+1+20+5 || len(r.Problems) != 10_001 || seen["marks/x"] != 1 || seen["packs/x"] != 1 {
+		t.Errorf("%d problems, %d listed: %v", r.Count, len(r.Problems), seen)
+	}
+}

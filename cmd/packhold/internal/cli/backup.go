@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,6 +115,7 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 		}
 		return err
 	}
+	var unlogged error
 	if res.Snapshot != nil {
 		if o.CacheDir != "" {
 			if err := r.keepBody(res.Snapshot); err != nil {
@@ -123,10 +125,13 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 		e := outcomeOf(nil, len(res.Skipped))
 		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
 		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the snapshot is there, whoever wants to stop now
-		r.note(noted, e)
+		unlogged = r.note(noted, e)
 		cancel()
 	}
-	return a.backupSummary(o, res, took)
+	if err := a.backupSummary(o, res, took); unlogged == nil {
+		return err
+	}
+	return unlogged
 }
 
 // backupOptions puts together what the flags, the job and the configuration file say.
@@ -241,25 +246,25 @@ func excludes(v values, file *config.File, job *config.Job) (*backup.Excludes, e
 type streamCommand struct {
 	io.Reader
 	cmd  *exec.Cmd
-	done bool
+	wait func() error // for its end, once
 }
 
 // Read returns the command's output, and its failure in place of the end.
 func (s *streamCommand) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
-	if n == 0 && err != nil && !s.done {
-		s.done = true
-		if werr := s.cmd.Wait(); werr != nil {
-			return 0, fmt.Errorf("%s: %w", term.Name(s.cmd.Path), werr)
+	if n == 0 && err != nil {
+		if werr := s.wait(); werr != nil {
+			return 0, &fail.Error{Code: fail.Unclassified, Word: "source.command", Problem: "the command failed: " + werr.Error(), Where: term.Name(s.cmd.Path),
+				Effect: "There is no snapshot. Nothing was changed.", Next: "run the command alone, and mend it", Cause: werr}
 		}
 	}
 	return n, err
 }
 
 func (s *streamCommand) stop() {
-	if s != nil && !s.done {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
+	if s != nil {
+		s.cmd.Process.Kill() // which ends nothing that has ended
+		s.wait()
 	}
 }
 
@@ -288,7 +293,7 @@ func (a *app) stream(ctx context.Context, v values, args []string, o *backup.Opt
 	if err != nil {
 		return nil, fail.Usagef("command", "check the command", "the command cannot be run: %v", err)
 	}
-	s := &streamCommand{Reader: out, cmd: cmd}
+	s := &streamCommand{out, cmd, sync.OnceValue(cmd.Wait)}
 	o.Stdin = s
 	return s, nil
 }
@@ -403,7 +408,9 @@ func (r *repository) keepBody(s *repo.Snapshot) error {
 	if r.credential == nil || s.Body == nil {
 		return nil
 	}
-	b, err := s.Body.Marshal()
+	kept := *s.Body
+	kept.Skipped, kept.SkippedMore = nil, kept.SkippedMore+uint64(len(kept.Skipped)) // names that the list does not show
+	b, err := kept.Marshal()
 	if err != nil {
 		return err
 	}

@@ -140,11 +140,14 @@ func (a *app) place(id crypt.RepoID) *repository {
 }
 
 // note writes down what has been done. What was found or restored is the user's even where the log cannot take the entry: a storage
-// may be read-only, full or damaged.
-func (r *repository) note(ctx context.Context, e audit.Event) {
-	if err := r.record(ctx, e); err != nil {
+// may be read-only, full or damaged. But a log that is not the one this machine remembers is an error, to be told when the result was.
+func (r *repository) note(ctx context.Context, e audit.Event) error {
+	err := r.record(ctx, e)
+	if err != nil && !errors.Is(err, repo.ErrTampered) {
 		r.a.out.warn("audit/", "this run could not be written to the log: "+err.Error())
+		return nil
 	}
+	return err
 }
 
 // unreadSnapshots is the failure to tell after a list of snapshots that lacks some: nil where all could be read.

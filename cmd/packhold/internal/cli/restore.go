@@ -107,7 +107,7 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 		return err
 	})
 	took := a.env.Now().Sub(start)
-	var verdict error
+	var verdict, noted error
 	if res != nil {
 		a.restoreDetails(res)
 		verdict = restored.Verdict(res, dst)
@@ -116,12 +116,12 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 		e := outcomeOf(err, int(res.ProblemCount+res.LostCount+res.UnsafeCount+res.MismatchCount))
 		e.Op, e.Snapshot, e.Bytes, e.Duration = "restore", snap.ID().String(), res.Bytes, took
 		// Whoever read the bytes must be in the log, also when the restore failed or was interrupted.
-		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		r.note(noted, e)
+		logging, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		noted = r.note(logging, e)
 		cancel()
 	}
 	if err != nil && !errors.Is(err, restore.ErrFull) {
-		return errors.Join(err, verdict)
+		return errors.Join(err, verdict, noted)
 	}
 	if a.out.json {
 		if err := a.out.object("summary", restored.Object(o, res, dst, took)); err != nil {
@@ -133,6 +133,9 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 	}
 	if verdict == nil && o.Include != nil && res.Files+res.Dirs+res.Symlinks+res.Links+res.Specials+res.Kept == 0 {
 		return fail.Usagef("include", "packhold help restore", "nothing in snapshot %d matches --include", snap.Number)
+	}
+	if noted != nil {
+		return errors.Join(verdict, noted)
 	}
 	return verdict
 }

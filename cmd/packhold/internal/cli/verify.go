@@ -88,7 +88,9 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 		e.Outcome, e.Reason = audit.Failed, verdict.Error()
 	}
 	if r.Keys().Identity != nil {
-		r.note(ctx, e)
+		if err := r.note(ctx, e); verdict == nil { // the verdict tells of a bad log too
+			return err
+		}
 	}
 	return verdict
 }
