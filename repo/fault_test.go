@@ -230,7 +230,7 @@ func TestSessionCrash(t *testing.T) {
 	adopted := uint64(0)
 	step := int64(1)
 	if race {
-		step = 13
+		step = 5
 	}
 	for n := int64(0); ; n += step {
 		inner := base.Clone()

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -13,6 +14,18 @@ import (
 
 // A backup whose storage is slow compresses harder after a while, one whose storage is fast does not.
 func TestCompressionAuto(t *testing.T) {
+	// Made before: the time of the making would count as work between two packs.
+	random := rand.New(rand.NewPCG(1, 2))
+	words := strings.Fields("one of many words that text is made of so that it can be compressed to a third or so")
+	var texts [][]byte
+	for range 24 {
+		var b bytes.Buffer
+		for b.Len() < 1<<19 {
+			b.WriteString(words[random.IntN(len(words))])
+			b.WriteByte(byte(random.Uint32()))
+		}
+		texts = append(texts, b.Bytes())
+	}
 	for _, slow := range []bool{false, true} {
 		inner, c := newTestRepo(t)
 		st := fault.New(inner)
@@ -21,7 +34,7 @@ func TestCompressionAuto(t *testing.T) {
 		if slow {
 			st.SetHook(func(op fault.Op, name string) error {
 				if op == fault.Put && strings.HasPrefix(name, "packs/") {
-					time.Sleep(400 * time.Millisecond)
+					time.Sleep(time.Second)
 				}
 				return nil
 			})
@@ -35,15 +48,8 @@ func TestCompressionAuto(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		random := rand.New(rand.NewPCG(1, 2))
-		words := strings.Fields("one of many words that text is made of so that it can be compressed to a third or so")
-		for range 24 {
-			var b strings.Builder
-			for b.Len() < 1<<19 {
-				b.WriteString(words[random.IntN(len(words))])
-				b.WriteByte(byte(random.Uint32()))
-			}
-			if _, _, err := w.Store([]byte(b.String())); err != nil {
+		for _, b := range texts {
+			if _, _, err := w.Store(b); err != nil {
 				t.Fatal(err)
 			}
 		}
