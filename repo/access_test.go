@@ -13,8 +13,8 @@ import (
 	"packhold/backends/mem"
 	"packhold/crypt"
 	"packhold/crypt/canon"
-	"packhold/crypt/keyring"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 

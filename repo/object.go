@@ -4,8 +4,8 @@ import (
 	"fmt"
 
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 
@@ -30,16 +30,20 @@ func (r *Repo) SealAs(id *crypt.Identity, t crypt.Type, name string, body []byte
 }
 
 // OpenControl opens an object, checks that its name and its signer's role fit, and returns the body. Revocation is the caller's to judge.
-// Errors match ErrDamaged or ErrTampered.
+// Errors match ErrDamaged or ErrTampered, or are the disk's (stored.Unreadable) where it cannot read a certificate.
 func (r *Repo) OpenControl(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
 	s, err := r.unseal(t, name, object)
 	if err != nil {
 		return nil, stored.Damaged("reading", name, err)
 	}
-	if err := r.trust.Check(t, format.Subject(t, name), s); err != nil {
-		return nil, stored.Tampered("reading", name, err)
+	err = r.trust.Check(t, format.Subject(t, name), s)
+	switch {
+	case err == nil:
+		return s, nil
+	case r.unsure != nil && s.Signer != (crypt.HostID{}) && r.trust.Certificate(s.Signer) == nil:
+		return nil, stored.Failed("reading", name, fmt.Errorf("nobody can tell who signed it: %w", r.unsure)) // its certificate may be what the disk cannot read
 	}
-	return s, nil
+	return nil, stored.Tampered("reading", name, err)
 }
 
 // unseal is OpenControl without the signature.

@@ -22,10 +22,10 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 

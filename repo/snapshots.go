@@ -16,8 +16,8 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
-	"packhold/crypt/keyring"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/snapshot"
 	"packhold/repo/stored"
 )

@@ -51,7 +51,7 @@ var plan = map[string]room{
 	"repo":                        {3, ""},
 	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
 	"index":                       {2, ""},
-	"crypt/keyring":               {2, ""},
+	"repo/keyring":                {2, ""},
 	"repo/stored":                 {2, ""}, // objects and their errors, by name: repo stands on it too
 	"repo/localfs":                {2, ""},
 	"repo/snapfs":                 {2, ""},
@@ -81,7 +81,7 @@ var plan = map[string]room{
 var drivers = []string{"backends/mem", "backends/local", "backends/sftp", "backends/s3"}
 
 // pure rooms do no input or output.
-var pure = []string{"chunk", "crypt", "crypt/canon", "crypt/keyring", "pack", "repo/format", "repo/snapshot"}
+var pure = []string{"chunk", "crypt", "crypt/canon", "repo/keyring", "pack", "repo/format", "repo/snapshot"}
 
 // impure are the packages that do.
 var impure = []string{"os", "os/exec", "os/signal", "os/user", "net", "net/http", "syscall", "io/ioutil", "golang.org/x/sys/unix", "golang.org/x/sys/windows"}
@@ -212,7 +212,7 @@ func TestRoomsExist(t *testing.T) {
 	all := packages(t)
 	for _, name := range []string{"cmd/packhold", "cmd/packhold/internal/cli", "repo", "repo/admin", "repo/backup", "repo/restore", "repo/check",
 		"repo/audit", "repo/format", "repo/snapshot", "repo/stored", "repo/localfs", "index", "pack", "crypt", "crypt/canon",
-		"crypt/keyring", "chunk", "backends", "backends/local", "backends/mem", "backends/fault", "backends/backendtest"} {
+		"repo/keyring", "chunk", "backends", "backends/local", "backends/mem", "backends/fault", "backends/backendtest"} {
 		if all[name] == nil {
 			t.Errorf("there is no package %s", name)
 		}

@@ -10,9 +10,9 @@ import (
 
 	"packhold/backends"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 

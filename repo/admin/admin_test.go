@@ -19,9 +19,9 @@ import (
 	"packhold/backends/mem"
 	"packhold/chunk"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/snapshot"
 )
 

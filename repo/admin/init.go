@@ -12,10 +12,10 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/crypt/canon"
-	"packhold/crypt/keyring"
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 

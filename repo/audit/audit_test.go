@@ -21,10 +21,10 @@ import (
 	"packhold/backends/mem"
 	"packhold/chunk"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/admin"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/snapshot"
 )
 

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 )
 
 // VerifyOptions are the ways a caller shapes Verify. The zero value is good.
@@ -27,6 +27,10 @@ type VerifyOptions struct {
 	// Known are heads that were seen earlier and kept elsewhere: by Log.Head, a state file, an export. What the repository shows must
 	// continue them. Without any, removing the newest entries of a log shows only if a snapshot speaks of them.
 	Known []Head
+
+	// Superseded opens the incomplete tiles too that a wider one holds, and that their host has not removed yet. Nothing depends on them, so what is
+	// wrong with them is a matter of its own (Report.Superseded).
+	Superseded bool
 }
 
 // Summary is what Verify found of one log.
@@ -49,6 +53,8 @@ type Report struct {
 	Logs     []Summary // by tag
 	Foreign  int       // names under audit/ that the format does not know
 	Problems []repo.Problem
+
+	Superseded []repo.Problem // of objects that are no longer needed
 }
 
 // Verify checks every log in the repository: that its checkpoints and tiles are its host's, that all of them and the snapshots of that host
@@ -57,7 +63,7 @@ type Report struct {
 // contradicts another or is another host's, and repo.ErrDamaged where its bytes do not open; the error is about the storage.
 // Memory: a checkpoint of 1 KB each, a tile, and 32 bytes for 256 records.
 //
-// Not looked at: incomplete tiles that a wider one holds. Not noticed: a missing older checkpoint, since the newer ones prove all that it did.
+// Not noticed: a missing older checkpoint, since the newer ones prove all that it did.
 func Verify(ctx context.Context, r *repo.Repo, o VerifyOptions) (*Report, error) {
 	v := &verifier{r: r, logs: make(map[string]*verifiedLog)}
 	if err := v.run(ctx, o); err != nil {
@@ -130,6 +136,11 @@ func (v *verifier) run(ctx context.Context, o VerifyOptions) error {
 	}
 	for _, tag := range tags {
 		log := v.logs[tag]
+		if o.Superseded {
+			if err := v.readSuperseded(ctx, log); err != nil {
+				return err
+			}
+		}
 		v.report.Logs = append(v.report.Logs, log.summary)
 		v.report.Problems = append(v.report.Problems, log.problems...)
 		if p := log.summary.Previous; p != nil {
@@ -334,6 +345,26 @@ func (log *verifiedLog) readTiles(ctx context.Context, r *repo.Repo) error {
 		lines = nil
 	}
 	return log.readTail(ctx, r, t, lines)
+}
+
+// readSuperseded opens the incomplete tiles of log that a wider one holds.
+func (v *verifier) readSuperseded(ctx context.Context, log *verifiedLog) error {
+	for n, all := range log.files.data {
+		need := min(tileWidth, int64(log.summary.Size)-n*tileWidth)
+		for _, s := range all {
+			if int64(s.n) >= need {
+				break
+			}
+			_, err := readLines(ctx, v.r, s, log.summary.Host)
+			switch {
+			case isProblem(err):
+				v.report.Superseded = append(v.report.Superseded, repo.Problem{Object: s.info.Name, Err: err})
+			case err != nil && !errors.Is(err, fs.ErrNotExist): // its owner may remove it at any time
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // push adds leaves, and notes the roots that are asked for. lines may be nil.

@@ -44,8 +44,14 @@ type result struct {
 // run calls Main with a home folder and variables as name, value.
 func run(t *testing.T, home string, vars []string, args ...string) result {
 	t.Helper()
+	return runOver(t, nil, home, vars, args...)
+}
+
+// runOver is run with something between the program and its storage.
+func runOver(t *testing.T, storage func(backends.Storage) backends.Storage, home string, vars []string, args ...string) result {
+	t.Helper()
 	var out, errs strings.Builder
-	e := &Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: time.Now, Zone: time.UTC, Getenv: func(name string) string {
+	e := &Env{Storage: storage, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: time.Now, Zone: time.UTC, Getenv: func(name string) string {
 		for i := 0; i < len(vars); i += 2 {
 			if vars[i] == name {
 				return vars[i+1]

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 )
 
@@ -27,6 +28,8 @@ type Env struct {
 	Zone *time.Location
 	// Status delivers the user's wish for a line of progress at once, such as SIGUSR1. It may be nil.
 	Status <-chan struct{}
+	// Storage puts itself between the program and the storage of the repository. It may be nil.
+	Storage func(backends.Storage) backends.Storage
 }
 
 // Interrupted is the cause of a context that a signal of this number ended.

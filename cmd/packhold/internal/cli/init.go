@@ -67,7 +67,7 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	r := a.place(c.Repo)
+	r := a.folders(c.Repo)
 	r.store = st
 	path, err := r.writeCredential(c)
 	if err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"time"
@@ -69,26 +70,34 @@ func (a *app) list(ctx context.Context, v values, _ []string) error {
 	if n := v.Int("last"); n > 0 && len(rows) > n {
 		rows = rows[len(rows)-n:]
 	}
+	if err := a.rows(rows); err != nil {
+		return err
+	}
+	unread := r.unreadSnapshots()
+	e := outcomeOf(unread, 0)
+	e.Op = "list"
+	return errors.Join(unread, r.note(ctx, e))
+}
+
+// rows prints the list.
+func (a *app) rows(rows []listed) error {
 	if a.out.json {
 		for _, row := range rows {
 			if err := a.out.object("snapshot", row.json()); err != nil {
 				return err
 			}
 		}
-		return r.unreadSnapshots()
+		return nil
 	}
 	if len(rows) == 0 {
 		a.out.say("there are no snapshots")
-		return r.unreadSnapshots()
+		return nil
 	}
 	table := make([]term.Snapshot, len(rows))
 	for i, row := range rows {
 		table[i] = row.table()
 	}
-	if err := a.out.table(term.SnapshotTable(table, a.env.Zone)); err != nil {
-		return err
-	}
-	return r.unreadSnapshots()
+	return a.out.table(term.SnapshotTable(table, a.env.Zone))
 }
 
 // listed is a line of the list.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -36,7 +37,7 @@ const (
 type repository struct {
 	*repo.Repo
 	a          *app
-	store      *local.Store
+	store      *place
 	credential *crypt.Credential // nil: this host is not enrolled
 	cacheDir   string
 	stateDir   string
@@ -45,8 +46,14 @@ type repository struct {
 	passphrase secret.Passphrase // empty unless it was asked for; zeroed by close
 }
 
+// place is where a repository is kept, until it is closed.
+type place struct {
+	backends.Storage
+	io.Closer
+}
+
 // storage opens the place of the repository. With create a local folder is made; with stale what killed runs left half written is removed.
-func (a *app) storage(create, stale bool) (*local.Store, error) {
+func (a *app) storage(create, stale bool) (*place, error) {
 	s, err := a.settings()
 	if err != nil {
 		return nil, err
@@ -59,7 +66,14 @@ func (a *app) storage(create, stale bool) (*local.Store, error) {
 	if !create && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
 	}
-	return st, err
+	if err != nil {
+		return nil, err
+	}
+	p := &place{st, st}
+	if a.env.Storage != nil {
+		p.Storage = a.env.Storage(st)
+	}
+	return p, nil
 }
 
 // openRepository opens the repository with what need asks for. The caller closes it.
@@ -76,12 +90,12 @@ func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repo
 	return r, nil
 }
 
-func (a *app) openIn(ctx context.Context, v values, st *local.Store, need keyNeed) (_ *repository, err error) {
+func (a *app) openIn(ctx context.Context, v values, st *place, need keyNeed) (_ *repository, err error) {
 	cfg, err := repo.ReadConfig(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	r := a.place(cfg.ID)
+	r := a.folders(cfg.ID)
 	r.store = st
 	if r.credential, err = readCredential(filepath.Join(r.configDir, credentialFile)); err != nil {
 		return nil, err
@@ -132,8 +146,8 @@ func (a *app) keyFile(v values, access *repo.Access) error {
 	return nil
 }
 
-// place finds the folders of one repository on this machine.
-func (a *app) place(id crypt.RepoID) *repository {
+// folders finds the folders of one repository on this machine.
+func (a *app) folders(id crypt.RepoID) *repository {
 	name := hex.EncodeToString(id[:])
 	f := a.found.Folders
 	return &repository{a: a, cacheDir: filepath.Join(f.Cache, name), stateDir: filepath.Join(f.State, name), configDir: filepath.Join(f.Config, name)}
@@ -288,5 +302,3 @@ func hostName() string {
 
 // program is the name and version that records carry.
 func program() string { return "packhold " + readBuild().Version }
-
-var _ backends.Storage = (*local.Store)(nil)

@@ -11,10 +11,10 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
-	"packhold/crypt/keyring"
 	"packhold/pack"
 	"packhold/repo"
 	"packhold/repo/backup"
+	"packhold/repo/keyring"
 	"packhold/repo/restore"
 )
 

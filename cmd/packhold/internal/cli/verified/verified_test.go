@@ -1,4 +1,4 @@
-package cli
+package verified
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"packhold/repo/check"
 )
 
-// TestReasonOf has a problem's reason tell where in the object it is, and never the object's name again.
-func TestReasonOf(t *testing.T) {
+// TestReason has a problem's reason tell where in the object it is, and never the object's name again.
+func TestReason(t *testing.T) {
 	damaged := fmt.Errorf("%w: why", repo.ErrDamaged)
 	for want, p := range map[string]check.Problem{
 		"damaged: why":                            {Object: "x", Err: damaged},
@@ -20,7 +20,7 @@ func TestReasonOf(t *testing.T) {
 		"reading y: damaged: why":                 {Object: "x", Err: &repo.Error{Op: "reading", Object: "y", Err: damaged}},
 		"bytes 0-0: finding blob b: damaged: why": {Object: "x", N: 1, Err: &repo.Error{Op: "finding", Object: "blob b", Err: damaged}},
 	} {
-		if got := reasonOf(p); got != want {
+		if got := Reason(p); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
