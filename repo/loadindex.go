@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -91,34 +93,27 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		}
 		live[id] = struct{}{}
 	}
-	x := r.freshIndex()
-	if r.unnamed.x != x {
-		r.unnamed = unnamed{x, make(map[crypt.ID]index.PackID)}
+	l := loader{r: r, x: r.freshIndex(), room: stored.NewBudget(), without: make(map[crypt.ID]bool), fold: r.cache != ""}
+	l.fold = l.fold && l.x != r.index.Load() // nobody uses it yet
+	if r.unnamed.x != l.x {
+		r.unnamed = unnamed{packs: make(map[crypt.ID]index.PackID)}
 	}
 	for name, p := range r.unnamed.packs {
 		live[name] = struct{}{}
+		l.without[name] = true
 		excluded.packs[p] |= index.NoDedup
 	}
-	x.Exclude(excluded.packs)
-	x.ExcludeSessions(r.absentSession)
-	x.ExcludeBlobs(lost)
-	have := make(map[crypt.ID]struct{})
-	for _, id := range x.Segments() {
-		have[id] = struct{}{}
+	l.exclude = func(x *index.Index) { // before segments are added, so that nobody relies on what is condemned, not even for an instant
+		x.Exclude(excluded.packs)
+		x.ExcludeSessions(r.absentSession)
+		x.ExcludeBlobs(lost)
 	}
-	l := loader{r: r, x: x, room: stored.NewBudget()}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for id := range live {
-		_, ok := have[id]
-		if _, table := r.unnamed.packs[id]; ok || table {
-			continue
-		}
-		g.Go(func() error { return l.load(gctx, id) })
-	}
-	if err := g.Wait(); err != nil {
+	l.exclude(l.x)
+	if err := l.read(ctx, live); err != nil {
 		return err
 	}
+	x := l.x
+	r.unnamed.x = x
 	// Old segments go last: a concurrent lookup sees a pack that moved from one to another twice rather than never.
 	x.DropSuperseded(live, l.news)
 	x.Retain(live)
@@ -182,15 +177,78 @@ func (r *Repo) EachVerified(ctx context.Context, f func(*format.Verified)) error
 	})
 }
 
+// How many entries of segments are in memory at most, at under 100 bytes each, while segments are read, and how many stay: the others
+// go to the cache file, so that a host that comes new to a large repository needs no more memory than one that knows it.
+const (
+	tailReading = 1 << 20
+	tailKept    = 1 << 18
+)
+
 // loader adds segments to an index.
 type loader struct {
 	r    *Repo
 	x    *index.Index
+	fold bool // the cache may be written, and x be another
 	room stored.Budget
 
-	mu   sync.Mutex // guards what follows
-	news []index.Superseding
-	bad  bool // some segment is
+	exclude func(*index.Index) // says what does not count
+
+	mu      sync.Mutex        // guards what follows
+	without map[crypt.ID]bool // names that bring nothing: they cannot be used, are gone, or are no segments
+	news    []index.Superseding
+	bad     bool // some segment is
+}
+
+// read adds the segments of live that x lacks.
+func (l *loader) read(ctx context.Context, live map[crypt.ID]struct{}) error {
+	for {
+		todo := make(map[crypt.ID]struct{})
+		maps.Copy(todo, live)
+		for _, id := range l.x.Segments() {
+			delete(todo, id)
+		}
+		for id := range l.without {
+			delete(todo, id)
+		}
+		if len(todo) == 0 {
+			if l.fold && l.x.TailLen() > l.r.tailKept {
+				l.toCache()
+				continue
+			}
+			return nil
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(4)
+		for id := range todo {
+			if l.fold && l.x.TailLen() > l.r.tailReading {
+				break
+			}
+			g.Go(func() error { return l.load(gctx, id) })
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		if l.fold && l.x.TailLen() > l.r.tailReading {
+			l.toCache()
+		}
+	}
+}
+
+// toCache moves what x has in memory to the cache file. It happens once more only where that worked: a full disk costs memory then.
+func (l *loader) toCache() {
+	l.fold = false
+	if l.x.WriteCache(l.r.cache, l.r.cacheKey()) != nil {
+		return
+	}
+	next, cold := index.Open(l.r.cache, l.r.cacheKey())
+	had, has := l.x.Segments(), next.Segments()
+	if cold != nil || !slices.Equal(had, has) { // another process may have put its own there
+		next.Close()
+		return
+	}
+	l.x.Close()
+	l.exclude(next)
+	l.x, l.fold = next, true
 }
 
 // load adds one segment. A bad one is isolated and reported; the others still count.
@@ -212,9 +270,12 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 		l.r.problem(name, err)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.bad = true
+		l.bad, l.without[id] = true, true
 		return nil
 	case stored.Missing(err): // compacted between the listing and now: what replaced it was listed, or the reader that misses it looks again
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.without[id] = true
 		return nil
 	case err != nil:
 		return err

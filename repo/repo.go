@@ -86,6 +86,8 @@ type Repo struct {
 	badIndex  bool // a segment cannot be used
 	unnamed   unnamed
 
+	tailReading, tailKept int // see loader.read
+
 	mu       sync.Mutex // guards what follows
 	active   bool       // a session is open
 	stale    bool       // the index holds claims of a session that never stored what it claimed
@@ -148,7 +150,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 }
 
 func newRepo(s backends.Storage, o Options) *Repo {
-	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder),
+	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailReading: tailReading, tailKept: tailKept,
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
 		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey)}
 	if r.now == nil {
