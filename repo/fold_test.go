@@ -15,7 +15,7 @@ func TestFold(t *testing.T) {
 	t.Parallel()
 	base, c := newTestRepo(t)
 	var blobs [][]byte
-	for i := range 8 { // eight segments of eleven entries
+	for i := range 8 { // eight segments of ten entries, and one page
 		var some [][]byte
 		for j := range 10 {
 			some = append(some, fmt.Appendf(nil, "blob %d of session %d", j, i))
@@ -27,13 +27,13 @@ func TestFold(t *testing.T) {
 	if err != nil || len(infos) != 8 {
 		t.Fatalf("%d segments, %v", len(infos), err)
 	}
-	open := func(s backends.Storage, cache string, reading, kept int) *Repo {
+	open := func(s backends.Storage, cache string, most int) *Repo {
 		cred := *c
 		r, err := Open(t.Context(), s, Access{Credential: &cred}, Options{CachePath: cache})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.tailReading, r.tailKept = reading, kept
+		r.tailMost = most
 		if err := r.LoadIndex(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -51,34 +51,29 @@ func TestFold(t *testing.T) {
 			t.Errorf("%d blobs are there, want %d", n, want)
 		}
 	}
-	for _, k := range []struct{ reading, kept, tail int }{
-		{1, 0, 0},       // after every segment or few
-		{30, 0, 0},      // and at the end
-		{1000, 1000, 8}, // never: everything fits
-		{1000, 10, 0},
-	} {
+	for _, most := range []int{0, 11, 30, 87, 1000} {
 		cache := filepath.Join(t.TempDir(), "index")
-		r := open(base, cache, k.reading, k.kept)
+		r := open(base, cache, most)
 		has(r, len(blobs))
-		if n := r.Index().TailLen(); (n == 0) != (k.tail == 0) {
-			t.Errorf("reading %d, kept %d: %d entries in memory", k.reading, k.kept, n)
+		if n := r.Index().TailLen(); n > most || n != len(blobs)+1 && most == 1000 {
+			t.Errorf("most %d: %d entries in memory", most, n)
 		}
 		// The next run adds what is new to the cache, and stores nothing twice.
-		w := open(base.Clone(), cache, k.reading, k.kept)
+		w := open(base.Clone(), cache, most)
 		if snap := store(t, w, append(blobs, []byte("a new one"))...); snap.Stats.Blobs != 1 {
 			t.Errorf("%d new blobs, want 1", snap.Stats.Blobs)
 		}
 	}
 
 	// A cache that cannot be written costs memory only.
-	has(open(base, filepath.Join(t.TempDir(), "missing", "index"), 1, 0), len(blobs))
+	has(open(base, filepath.Join(t.TempDir(), "missing", "index"), 0), len(blobs))
 
 	// A bad segment is passed over, and a session counts on the others alone.
 	damaged := base.Clone()
 	if err := damaged.Put(t.Context(), infos[3].Name, []byte("rubbish"), backends.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	r := open(damaged, filepath.Join(t.TempDir(), "index"), 1, 0)
+	r := open(damaged, filepath.Join(t.TempDir(), "index"), 0)
 	has(r, len(blobs)-10)
 	if len(r.Problems()) != 1 {
 		t.Errorf("problems: %v", r.Problems())

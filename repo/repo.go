@@ -85,8 +85,7 @@ type Repo struct {
 	gone      map[index.PackID]struct{}
 	badIndex  bool // a segment cannot be used
 	unnamed   unnamed
-
-	tailReading, tailKept int // see loader.read
+	tailMost  int // of the index; see loader
 
 	mu       sync.Mutex // guards what follows
 	active   bool       // a session is open
@@ -150,7 +149,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 }
 
 func newRepo(s backends.Storage, o Options) *Repo {
-	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailReading: tailReading, tailKept: tailKept,
+	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailMost: tailMost,
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
 		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey)}
 	if r.now == nil {

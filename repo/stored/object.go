@@ -67,10 +67,16 @@ func Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error)
 const budget = crypt.MaxObject
 
 // Budget bounds the memory of objects that are fetched at once. Its methods may be called concurrently.
-type Budget struct{ bytes *semaphore.Weighted }
+type Budget struct {
+	bytes *semaphore.Weighted
+	most  int64
+}
 
 // NewBudget returns one that nobody uses yet.
-func NewBudget() Budget { return Budget{semaphore.NewWeighted(budget)} }
+func NewBudget() Budget { return NewBudgetOf(budget) }
+
+// NewBudgetOf returns one of another number of bytes. An object that is larger is fetched alone.
+func NewBudgetOf(bytes int64) Budget { return Budget{semaphore.NewWeighted(bytes), bytes} }
 
 // Fetch is stored.Fetch that waits until there is room. The object counts until done is called, which always is to be.
 func (b Budget) Fetch(ctx context.Context, s backends.Storage, name string) (object []byte, done func(), err error) {
@@ -81,7 +87,7 @@ func (b Budget) Fetch(ctx context.Context, s backends.Storage, name string) (obj
 	if limit := format.MaxSize(name); info.Size > limit {
 		return nil, func() {}, Damaged("reading", name, fmt.Errorf("%d bytes, the limit is %d", info.Size, limit))
 	}
-	n := min(info.Size, budget)
+	n := min(info.Size, b.most)
 	if err := b.bytes.Acquire(ctx, n); err != nil {
 		return nil, func() {}, err
 	}

@@ -16,6 +16,10 @@ import (
 	"strings"
 	"time"
 
+	"packhold/backends/local"
+	"packhold/crypt"
+	"packhold/repo"
+	"packhold/repo/snapshot"
 	"packhold/tests/cgroup"
 )
 
@@ -28,6 +32,7 @@ const (
 type scaleOptions struct {
 	packhold, files, work, out, plot string
 	most, blobs, rounds              int
+	beside                           bool
 }
 
 // point is what was measured at one size.
@@ -35,6 +40,8 @@ type point struct {
 	n                           int
 	first, again, limited       row // backups of n files: the first, two with nothing changed, the latter in the group
 	small                       row // of smallFiles files that did not change, in a repository with n files more
+	beside                      int
+	cold, warm                  row // of n files that did not change, beside the most blobs, in the group: without and with a cache of the index
 	open                        float64
 	has, hasCPU, lookup, lookCP float64 // ns
 }
@@ -50,6 +57,7 @@ func runScale(ctx context.Context, args []string) error {
 	f.StringVar(&o.plot, "plot", "docs/scale.svg", "file for the plot")
 	f.IntVar(&o.most, "most", 1_000_000, "most files; each takes 6 KiB of tmpfs")
 	f.IntVar(&o.blobs, "blobs", 10_000_000, "most blobs of the index alone")
+	f.BoolVar(&o.beside, "beside", true, "store the most blobs beside the most files too")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
 	f.Parse(args)
 	var err error
@@ -176,7 +184,74 @@ func measureFiles(ctx context.Context, o scaleOptions, group *cgroup.Group, p *p
 	if _, err = back(few, false); err != nil {
 		return err
 	}
-	p.small, err = middle(few, false)
+	if p.small, err = middle(few, false); err != nil || !o.beside || p.n < o.most {
+		return err
+	}
+	p.beside = o.blobs
+	if err := fill(ctx, o.work, o.blobs); err != nil {
+		return err
+	}
+	caches, err := filepath.Glob(filepath.Join(o.work, "cache", "*", "index"))
+	if err != nil || len(caches) != 1 {
+		return fmt.Errorf("caches %q: %w", caches, err)
+	}
+	if err := os.Remove(caches[0]); err != nil {
+		return err
+	}
+	if p.cold, err = back(many, true); err != nil {
+		return err
+	}
+	p.warm, err = middle(many, true)
+	return err
+}
+
+// fill stores n small blobs in the repository of the tool at dir, as its host.
+func fill(ctx context.Context, dir string, n int) error {
+	st, err := local.Open(filepath.Join(dir, "repo"), local.Options{})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	files, err := filepath.Glob(filepath.Join(dir, "conf", "*", "writer.json"))
+	if err != nil || len(files) != 1 {
+		return fmt.Errorf("credentials %q: %w", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		return err
+	}
+	c := new(crypt.Credential)
+	if err := c.UnmarshalJSON(b); err != nil {
+		return err
+	}
+	r, err := repo.Open(ctx, st, repo.Access{Credential: c}, repo.Options{})
+	if err != nil {
+		return err
+	}
+	s, err := r.Begin(ctx, repo.SessionOptions{Compression: "none", NoValidate: true})
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	w, err := s.NewWorker()
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if _, _, err := w.Store(fmt.Appendf(nil, "blob %d of those beside the files", i)); err != nil {
+			return err
+		}
+	}
+	page, err := (&snapshot.Page{}).Encode()
+	if err != nil {
+		return err
+	}
+	root, _, err := w.StoreTree(page)
+	if err != nil {
+		return err
+	}
+	_, err = s.Commit(ctx, &snapshot.Record{Root: root, Type: snapshot.Full, Start: snapshot.Time{Sec: time.Now().Unix()}, Lineage: [32]byte{1}},
+		&snapshot.Body{Sources: []string{"/blobs"}}, nil)
 	return err
 }
 
@@ -251,6 +326,12 @@ func scaleTable(points []point) string {
 		cells := []string{strconv.Itoa(p.n), seconds(p.first.wall), first, seconds(p.again.wall), seconds(p.again.cpu), each, anon,
 			seconds(p.limited.wall), limited, seconds(p.small.wall), seconds(p.small.cpu), open, rate(p.has), rate(p.hasCPU), rate(p.lookup), rate(p.lookCP)}
 		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	}
+	for _, p := range points {
+		if p.warm.wall > 0 {
+			fmt.Fprintf(&b, "\n%d files, nothing changed, in a repository with %d blobs more, in 256 MiB: %s s and %.0f MiB of anonymous memory; at first, without a cache of the index, %s s and %.0f MiB.\n",
+				p.n, p.beside, seconds(p.warm.wall), mib(p.warm.anon), seconds(p.cold.wall), mib(p.cold.anon))
+		}
 	}
 	return b.String()
 }
