@@ -277,6 +277,9 @@ func (b *base) first(id *crypt.ID) (e baseEntry, found bool, err error) {
 		return baseEntry{}, false, nil
 	}
 	defer b.src.guard(debug.SetPanicOnFault(true), &err)
+	if id[31] == 0 {
+		b.src.sample()
+	}
 	var buf [window * rowSize]byte
 	fan, err := b.src.view(b.fanAt+4*int64(top(id, b.fanBits)), 8, buf[:])
 	if err != nil {
@@ -460,14 +463,13 @@ func (c *cursor) step() {
 	c.next++
 }
 
-func (c *cursor) fill() (err error) {
+func (c *cursor) fill() error {
 	b := c.base
-	defer b.src.guard(debug.SetPanicOnFault(true), &err)
 	if c.room == nil {
 		c.room = make([]byte, cursorRows*rowSize)
 	}
 	buf := c.room[:min(cursorRows, int64(b.entries)-c.next)*rowSize]
-	if err := b.src.read(buf, headSize+c.next*rowSize); err != nil {
+	if err := b.src.readThrough(buf, headSize+c.next*rowSize); err != nil {
 		return err
 	}
 	c.buf = buf
