@@ -3,7 +3,7 @@
 set -euo pipefail
 
 declare -A package=(
-	[setfattr]=attr [setfacl]=acl [setcap]=libcap2-bin [mkfs.ext4]=e2fsprogs [mkfs.btrfs]=btrfs-progs [mount]=mount [unshare]=util-linux
+	[setfattr]=attr [setfacl]=acl [setcap]=libcap2-bin [mkfs.ext4]=e2fsprogs [mkfs.btrfs]=btrfs-progs [lowntfs-3g]=ntfs-3g [mount]=mount [unshare]=util-linux
 	[diff]=diffutils [find]=findutils [git]=git [gcc]=gcc
 )
 if [ "${1:-}" = bench ]; then
