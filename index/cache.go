@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"packhold/crypt"
 )
@@ -40,6 +42,7 @@ func (x *Index) writeCache(path string, key [32]byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
+	removeLeftovers(f, path)
 	m := x.plan()
 	w := newCacheWriter(f, key, m.segments, m.most)
 	if err := m.writeEntries(w); err != nil {
@@ -59,6 +62,30 @@ func (x *Index) writeCache(path string, key [32]byte) (err error) {
 	}
 	// The folder is not synced: if a crash undoes the rename, the older cache is as right.
 	return os.Rename(f.Name(), path)
+}
+
+// leftoverAge is far longer than writing a cache takes.
+const leftoverAge = 24 * time.Hour
+
+// removeLeftovers removes what killed writers of the cache at path left, by the file system's clock: f is new.
+func removeLeftovers(f *os.File, path string) {
+	now, err := f.Stat()
+	if err != nil {
+		return // the next one tries
+	}
+	dir, prefix := filepath.Dir(path), filepath.Base(path)+"."
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) || !strings.HasSuffix(e.Name(), ".tmp") {
+			continue
+		}
+		if info, err := e.Info(); err == nil && now.ModTime().Sub(info.ModTime()) > leftoverAge {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // merger is what goes into a new cache file: the segments there were when it was made. Their rows, entries and sessions do not

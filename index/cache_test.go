@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"packhold/crypt"
 )
@@ -418,4 +419,32 @@ func BenchmarkTail(b *testing.B) {
 			}
 		}
 	})
+}
+
+// What killed writers left beside a cache goes when the next one is written, and what a writer may still be at work on stays.
+func TestLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "index")
+	for name, age := range map[string]time.Duration{"index.1.tmp": 48 * time.Hour, "index.2.tmp": time.Hour, "other.3.tmp": 48 * time.Hour, "index.4": 48 * time.Hour} {
+		at := filepath.Join(dir, name)
+		if err := os.WriteFile(at, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-age)
+		if err := os.Chtimes(at, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeTestCache(t, path, testKey(1), 0, 100)
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if want := []string{"index", "index.2.tmp", "index.4", "other.3.tmp"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
 }

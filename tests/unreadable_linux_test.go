@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,21 @@ func TestUnreadableFile(t *testing.T) {
 	}
 	if !strings.Contains(res.stderr, "closed.txt") || !fourLines.MatchString(res.stderr) {
 		t.Errorf("the file is not named:\n%s", res.stderr)
+	}
+	// It is listed for whoever has the passphrase, and for nobody else.
+	searched := 0
+	err := filepath.WalkDir(string(h), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if searched++; bytes.Contains(b, []byte("closed.txt")) {
+			t.Errorf("%s holds the name of a skipped file", path)
+		}
+		return err
+	})
+	if err != nil || searched < 10 {
+		t.Errorf("%d files searched, %v", searched, err)
 	}
 	out := filepath.Join(t.TempDir(), "out")
 	if res := h.run(t, "restore", "--quiet", "--backup-id", "latest", "--destination", out); res.code != 0 {

@@ -19,6 +19,9 @@ import (
 	"packhold/repo/format"
 )
 
+// ErrRolledBack says that the repository lacks entries that this machine wrote. Only a person can know whether that was meant.
+var ErrRolledBack = errors.New("the repository was rolled back, or its log removed")
+
 // Open finds this host's log, or prepares one that the first Append makes; it stores nothing. With a state file it costs one Get.
 //
 // Errors match repo.ErrNeedHost; repo.ErrTampered if the state file knows entries that the repository no longer holds (Options.Restart
@@ -86,10 +89,9 @@ func (l *Log) resume(ctx context.Context, p *position) error {
 		}
 	}
 	if !l.o.Restart {
-		return tampered("reading", name, fmt.Errorf("the log had %d entries, of which the last is gone: the repository was rolled back, or its log removed",
-			p.head.tree.size))
+		return tampered("reading", name, fmt.Errorf("the log had %d entries, of which the last is gone: %w", p.head.tree.size, ErrRolledBack))
 	}
-	l.restart("the repository was rolled back, or its log removed")
+	l.restart(ErrRolledBack.Error())
 	return nil
 }
 

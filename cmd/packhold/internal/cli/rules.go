@@ -13,6 +13,7 @@ import (
 	"packhold/crypt"
 	"packhold/pack"
 	"packhold/repo"
+	"packhold/repo/audit"
 	"packhold/repo/backup"
 	"packhold/repo/keyring"
 	"packhold/repo/restore"
@@ -30,6 +31,8 @@ func rules() []fail.Rule {
 		unknownForm = "install the newest version of packhold"
 	)
 	return []fail.Rule{
+		{Is: audit.ErrRolledBack, Code: fail.Tampered, Word: "trust.rolledback", Effect: "Nothing newer than the older copy is used. Nothing was changed.",
+			Next: "find out who put an older copy there; if it was you, remove audit-*.json below the state folder that packhold config show names"},
 		{Is: repo.ErrTampered, Code: fail.Tampered, Word: "trust.tampered", Effect: notUsed,
 			Next: "find out who could write to the storage, then: packhold verify"},
 		{Is: repo.ErrForeign, Code: fail.Tampered, Word: "trust.foreign", Effect: nothing, Next: "check the path of the repository; a repository that was swapped must not be used"},
