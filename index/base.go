@@ -166,10 +166,15 @@ type base struct {
 	segments []segmentRef // ascending
 	starts   []uint32     // first row of each segment, and the number of rows
 	classes  []string
-	scratch  sync.Pool       // of *[rowSize]byte
-	gone     []bool          // by segment: Retain forgot it; guarded by Index.mu
-	state    []atomic.Uint32 // by row
-	infos    []atomic.Pointer[PackInfo]
+	scratch  sync.Pool   // of *[rowSize]byte
+	gone     []bool      // by segment: Retain forgot it; guarded by Index.mu
+	about    []aboutPack // by row
+}
+
+// aboutPack is what is known of a pack: together, because a question asks for both, and each is most often out of the core's cache.
+type aboutPack struct {
+	info  atomic.Pointer[PackInfo] // nil until it was asked for
+	state atomic.Uint32
 }
 
 func openBase(path string, key [32]byte, mapped bool) (b *base, err error) {
@@ -234,8 +239,7 @@ func (b *base) open(key [32]byte) (err error) {
 	}
 	b.seeds = seeds(key, b.segments)
 	b.gone = make([]bool, len(b.segments))
-	b.state = make([]atomic.Uint32, b.packs)
-	b.infos = make([]atomic.Pointer[PackInfo], b.packs)
+	b.about = make([]aboutPack, b.packs)
 	return nil
 }
 
@@ -277,7 +281,7 @@ func (b *base) first(id *crypt.ID) (e baseEntry, found bool, err error) {
 		return baseEntry{}, false, nil
 	}
 	defer b.src.guard(debug.SetPanicOnFault(true), &err)
-	if id[31] == 0 {
+	if id[7] == 0 {
 		b.src.sample()
 	}
 	var buf [window * rowSize]byte
@@ -373,15 +377,15 @@ func fanBits(n uint64) uint32 { return uint32(min(bits.Len64(n/entriesPer), maxF
 
 // info returns what is known of the pack in the given row.
 func (b *base) info(row uint32) (*PackInfo, error) {
-	if p := b.infos[row].Load(); p != nil {
+	if p := b.about[row].info.Load(); p != nil {
 		return p, nil
 	}
 	p, err := b.readInfo(row)
 	if err != nil {
 		return nil, err
 	}
-	if !b.infos[row].CompareAndSwap(nil, p) {
-		p = b.infos[row].Load()
+	if !b.about[row].info.CompareAndSwap(nil, p) {
+		p = b.about[row].info.Load()
 	}
 	return p, nil
 }
@@ -400,7 +404,7 @@ func (b *base) readInfo(row uint32) (p *PackInfo, err error) {
 	}
 	return &PackInfo{PackID: PackID{crypt.ID(raw[:32]), u32(72)}, Salt: [32]byte(raw[32:]), Size: binary.LittleEndian.Uint64(raw[64:]),
 		Epoch: u32(76), Session: session, Class: b.classes[class], Retention: b.classes[retention], Kind: crypt.Type(raw[92]),
-		state: &b.state[row]}, nil
+		state: &b.about[row].state}, nil
 }
 
 // sessionRow returns the hash of session record n and where it lies.

@@ -33,7 +33,7 @@ func (x *Index) Exclude(packs map[PackID]Exclusion) {
 			x.fail(err)
 			return
 		}
-		setState(&b.state[row], NoDedup|Final, x.excluded[p.PackID])
+		setState(&b.about[row].state, NoDedup|Final, x.excluded[p.PackID])
 	}
 }
 
@@ -73,7 +73,7 @@ func (x *Index) ExcludeSessions(absent func(session []byte) bool) {
 			x.fail(err)
 			return
 		}
-		setState(&b.state[row], absentSession, verdicts[p.Session])
+		setState(&b.about[row].state, absentSession, verdicts[p.Session])
 	}
 }
 
@@ -146,13 +146,13 @@ func (x *Index) inBase(name crypt.ID) bool {
 func (b *base) drop(i int) {
 	b.gone[i] = true
 	for row := b.starts[i]; row < b.starts[i+1]; row++ {
-		setState(&b.state[row], dropped, dropped)
+		setState(&b.about[row].state, dropped, dropped)
 	}
 }
 
 // infoOnce is info without keeping the result: a walk over all packs should not fill memory.
 func (b *base) infoOnce(row uint32) (*PackInfo, error) {
-	if p := b.infos[row].Load(); p != nil {
+	if p := b.about[row].info.Load(); p != nil {
 		return p, nil
 	}
 	return b.readInfo(row)

@@ -450,7 +450,7 @@ func (x *Index) baseHas(id *crypt.ID) bool {
 	}
 	e, found, err := b.first(id)
 	for ; found && err == nil; e, found, err = b.following(e) {
-		if b.state[e.Pack].Load() != 0 {
+		if b.about[e.Pack].state.Load() != 0 {
 			continue
 		}
 		if len(x.lostIn(id)) == 0 {
@@ -541,7 +541,7 @@ func (x *Index) each(id *crypt.ID, f func(p Place, state uint32) bool) {
 	if b := x.usableBase(); b != nil {
 		e, found, err := b.first(id)
 		for ; found && err == nil; e, found, err = b.following(e) {
-			state := b.state[e.Pack].Load()
+			state := b.about[e.Pack].state.Load()
 			if !readable(state) {
 				continue
 			}
@@ -595,7 +595,7 @@ func (x *Index) All() iter.Seq2[Located, error] {
 				switch {
 				case ok && (len(list) == 0 || compareIDs(e.ID, list[0].id) <= 0):
 					c.step()
-					if !readable(c.base.state[e.Pack].Load()) {
+					if !readable(c.base.about[e.Pack].state.Load()) {
 						continue
 					}
 					p, err := c.base.info(e.Pack)
@@ -630,7 +630,7 @@ func (x *Index) Packs() iter.Seq2[*PackInfo, error] {
 	return func(yield func(*PackInfo, error) bool) {
 		if b := x.usableBase(); b != nil {
 			for row := range b.packs {
-				if Exclusion(b.state[row].Load())&dropped != 0 {
+				if Exclusion(b.about[row].state.Load())&dropped != 0 {
 					continue
 				}
 				p, err := b.infoOnce(row)
