@@ -206,6 +206,9 @@ func (c *checker) run(ctx context.Context) error {
 			c.problem(Problem{Object: p.Object, Err: p.Err, Mendable: rebuildable(p.Object)})
 		}
 	}
+	if err := c.judgePacks(); err != nil {
+		return err
+	}
 	c.sumLost()
 	c.rep.Bytes, c.rep.Blobs = c.bytes.Load(), c.blobs.Load()
 	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"packhold/backends"
 	"packhold/crypt"
@@ -40,6 +42,64 @@ func (c *checker) lostBlob(id crypt.ID) {
 	for _, p := range places {
 		c.failed[format.FailedBlob{ID: id, Pack: p.Pack.Name}] = refOf(p.Pack)
 	}
+}
+
+// copies finds which of the bad packs hold nothing that no other pack holds: those are damaged, and nothing is lost.
+func (c *checker) copies(bad map[string]bool) (spare map[string]bool, err error) {
+	spare = maps.Clone(bad)
+	var id crypt.ID
+	var in []string // the bad packs that hold the blob id
+	other := false  // a good one does too
+	settle := func() {
+		if !other || c.bad[id] {
+			for _, name := range in {
+				delete(spare, name)
+			}
+		}
+		in, other = in[:0], false
+	}
+	for l, err := range c.r.Index().All() {
+		if err != nil {
+			return nil, err
+		}
+		if l.ID != id {
+			settle()
+			id = l.ID
+		}
+		if name := format.PackName(l.Pack.Name, l.Pack.Tree(), l.Pack.Incarnation); bad[name] {
+			in = append(in, name)
+		} else {
+			other = true
+		}
+	}
+	settle()
+	return spare, nil
+}
+
+// judgePacks makes problems of whole packs mendable where other packs hold all that they did.
+func (c *checker) judgePacks() error {
+	bad := make(map[string]bool)
+	ofPack := func(p *Problem) bool {
+		return !p.Mendable && p.N == 0 && !errors.Is(p.Err, repo.ErrTampered) && (strings.HasPrefix(p.Object, "packs/") || strings.HasPrefix(p.Object, "meta/"))
+	}
+	for i := range c.rep.Problems {
+		if p := &c.rep.Problems[i]; ofPack(p) {
+			bad[p.Object] = true
+		}
+	}
+	if len(bad) == 0 || len(c.rep.Problems) < c.rep.Count { // with so many problems not all of them are known
+		return nil
+	}
+	spare, err := c.copies(bad)
+	if err != nil {
+		return err
+	}
+	for i := range c.rep.Problems {
+		if p := &c.rep.Problems[i]; ofPack(p) && spare[p.Object] {
+			p.Mendable = true
+		}
+	}
+	return nil
 }
 
 // sumLost completes the report.
