@@ -54,8 +54,11 @@ func (e *SourceError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Er
 // Unwrap returns the cause.
 func (e *SourceError) Unwrap() error { return e.Err }
 
-// ErrNoSource is matched when nothing at all could be backed up.
-var ErrNoSource = errors.New("no source can be read")
+// ErrNoSource is matched when nothing at all could be backed up, ErrEmpty also when that is because Stdin holds nothing.
+var (
+	ErrNoSource = errors.New("no source can be read")
+	ErrEmpty    = fmt.Errorf("%w: standard input is empty", ErrNoSource)
+)
 
 // Progress is told what goes on. Its methods are called concurrently and must not block.
 type Progress interface {

@@ -271,7 +271,7 @@ func (w *worker) readStream(s *chunk.Splitter, f *largeFile) error {
 	case srcErr != nil:
 		return fmt.Errorf("reading standard input: %w", srcErr)
 	case n == 0:
-		return fmt.Errorf("%w: standard input is empty", ErrNoSource)
+		return ErrEmpty
 	}
 	w.e.sources.Add(1)
 	return nil

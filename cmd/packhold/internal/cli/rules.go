@@ -54,6 +54,7 @@ func rules() []fail.Rule {
 		{Is: restore.ErrFull, Code: fail.NoSpace, Word: "target.full", Effect: "What was complete stays; the list says what is missing.", Next: "make room, then run the same command again: what is there is not fetched again"},
 		{Is: restore.ErrNoPath, Code: fail.Usage, Word: "path.none", Effect: nothing, Next: "name it as it was backed up, from / on"},
 		{Is: restore.ErrNoSource, Code: fail.Lost, Word: "snapshot.empty", Effect: nothing, Next: "choose another snapshot: packhold list"},
+		{Is: backup.ErrEmpty, Code: fail.Unclassified, Word: "source.empty", Effect: "There is no snapshot. Nothing was changed.", Next: "run what should write to packhold alone, and see what it prints"},
 		{Is: backup.ErrNoSource, Code: fail.Unclassified, Word: "source.none", Effect: "There is no snapshot. Nothing was changed.", Next: "check the paths and permissions of the sources"},
 		{Is: pack.ErrSelfCheck, Code: fail.Unclassified, Word: "self.check", Effect: "There is no snapshot. Nothing damaged was stored.", Next: "test the memory of this machine"},
 		{Is: crypt.ErrSignature, Code: fail.Tampered, Word: "trust.signature", Effect: notUsed,
