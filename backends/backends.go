@@ -36,6 +36,10 @@ var (
 	// when a disk is unmounted during a run. It never matches fs.ErrNotExist: nothing can be said about any file.
 	ErrGone = errors.New("the repository's storage has vanished or was replaced")
 
+	// ErrPermanent is matched by a failure that trying again would not mend: a call that no storage could do, a host or
+	// certificate that is not the expected one, credentials that are refused.
+	ErrPermanent = errors.New("trying again would not help")
+
 	// ErrInvalidName says that a name does not satisfy ValidName, or a prefix ValidPrefix.
 	ErrInvalidName = errors.New("invalid name")
 )
@@ -147,7 +151,7 @@ func CheckPrefix(prefix string) error {
 // returns an error matching io.ErrUnexpectedEOF if the file ends before, and another if the result exceeds MaxObject.
 func Span(size, off, n int64) (int64, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("negative offset %d", off)
+		return 0, fmt.Errorf("negative offset %d: %w", off, ErrPermanent)
 	}
 	if off > size || n > size-off {
 		return 0, fmt.Errorf("bytes %d+%d of %d: %w", off, max(n, 0), size, io.ErrUnexpectedEOF)
@@ -156,7 +160,7 @@ func Span(size, off, n int64) (int64, error) {
 		n = size - off
 	}
 	if n > MaxObject {
-		return 0, fmt.Errorf("%d bytes at once, the limit is %d", n, int64(MaxObject))
+		return 0, fmt.Errorf("%d bytes at once, the limit is %d: %w", n, int64(MaxObject), ErrPermanent)
 	}
 	return n, nil
 }

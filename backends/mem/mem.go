@@ -48,7 +48,7 @@ func (s *Store) Clone() *Store {
 func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
 	err := check(ctx, name)
 	if err == nil && len(data) > backends.MaxObject {
-		err = fmt.Errorf("the limit is %d bytes", backends.MaxObject)
+		err = fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
 	}
 	if err != nil {
 		return fmt.Errorf("storing %q (%d bytes): %w", name, len(data), err)

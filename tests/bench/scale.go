@@ -16,10 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"packhold/backends/local"
-	"packhold/crypt"
-	"packhold/repo"
-	"packhold/repo/snapshot"
 	"packhold/tests/cgroup"
 )
 
@@ -207,52 +203,15 @@ func measureFiles(ctx context.Context, o scaleOptions, group *cgroup.Group, p *p
 
 // fill stores n small blobs in the repository of the tool at dir, as its host.
 func fill(ctx context.Context, dir string, n int) error {
-	st, err := local.Open(filepath.Join(dir, "repo"), local.Options{})
-	if err != nil {
-		return err
-	}
-	defer st.Close()
 	files, err := filepath.Glob(filepath.Join(dir, "conf", "*", "writer.json"))
 	if err != nil || len(files) != 1 {
 		return fmt.Errorf("credentials %q: %w", files, err)
 	}
-	b, err := os.ReadFile(files[0])
+	out, err := exec.CommandContext(ctx, "go", "run", "packhold/tests/fill", filepath.Join(dir, "repo"), files[0], strconv.Itoa(n)).CombinedOutput()
 	if err != nil {
-		return err
+		return fmt.Errorf("filling: %w\n%s", err, out)
 	}
-	c := new(crypt.Credential)
-	if err := c.UnmarshalJSON(b); err != nil {
-		return err
-	}
-	r, err := repo.Open(ctx, st, repo.Access{Credential: c}, repo.Options{})
-	if err != nil {
-		return err
-	}
-	s, err := r.Begin(ctx, repo.SessionOptions{Compression: "none", NoValidate: true})
-	if err != nil {
-		return err
-	}
-	defer s.Close(ctx)
-	w, err := s.NewWorker()
-	if err != nil {
-		return err
-	}
-	for i := range n {
-		if _, _, err := w.Store(fmt.Appendf(nil, "blob %d of those beside the files", i)); err != nil {
-			return err
-		}
-	}
-	page, err := (&snapshot.Page{}).Encode()
-	if err != nil {
-		return err
-	}
-	root, _, err := w.StoreTree(page)
-	if err != nil {
-		return err
-	}
-	_, err = s.Commit(ctx, &snapshot.Record{Root: root, Type: snapshot.Full, Start: snapshot.Time{Sec: time.Now().Unix()}, Lineage: [32]byte{1}},
-		&snapshot.Body{Sources: []string{"/blobs"}}, nil)
-	return err
+	return nil
 }
 
 // measureIndex runs the benchmark of package index with this many blobs.
