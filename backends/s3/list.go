@@ -1,0 +1,192 @@
+package s3
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/signer"
+
+	"packhold/backends"
+)
+
+const (
+	pageSize = 1000 // the most a server gives
+
+	// maxPage is far more than 1,000 keys of at most 1,024 bytes take, with all that S3 says about each.
+	maxPage = 16 << 20
+
+	// maxPages bounds a listing by a server that gives few keys at a time, or none. Without foreign objects backends.MaxListed files take half as many.
+	maxPages = 2 * backends.MaxListed / pageSize
+
+	emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+)
+
+// List implements backends.Storage. A page that is no whole answer of S3, repeats what was listed or names keys not asked for is an error.
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[backends.Info, error] {
+	return func(yield func(backends.Info, error) bool) {
+		if err := s.list(ctx, prefix, yield); err != nil && !errors.Is(err, errStopped) {
+			yield(backends.Info{}, fmt.Errorf("listing %q: %w", prefix, err))
+		}
+	}
+}
+
+var errStopped = errors.New("listing stopped by its reader")
+
+func (s *Store) list(ctx context.Context, prefix string, yield func(backends.Info, error) bool) error {
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	if err := backends.CheckPrefix(prefix); err != nil {
+		return err
+	}
+	var (
+		l      = listing{prefix: s.key(prefix), max: pageSize}
+		seen   = map[string]bool{} // tokens, and the first key of each page: what comes again goes on for ever
+		listed = 0
+	)
+	for pages := 1; ; pages++ {
+		if pages > maxPages {
+			return fmt.Errorf("more than %d pages", maxPages)
+		}
+		ctx, c := withCall(ctx)
+		p, err := s.page(ctx, l)
+		if err != nil {
+			return s.classify(ctx, err, c)
+		}
+		if len(p.Contents) > 0 {
+			if first := "key " + p.Contents[0].Key; seen[first] {
+				return fmt.Errorf("the server lists %q again", p.Contents[0].Key)
+			} else {
+				seen[first] = true
+			}
+		}
+		for _, o := range p.Contents {
+			name := strings.TrimPrefix(o.Key, s.prefix)
+			if !backends.ValidName(name) {
+				continue // foreign
+			}
+			if listed++; listed > backends.MaxListed {
+				return fmt.Errorf("more than %d files", backends.MaxListed)
+			}
+			// Stat's answer has whole seconds.
+			if !yield(backends.Info{Name: name, Size: o.Size, ModTime: o.LastModified.Truncate(time.Second)}, nil) {
+				return errStopped
+			}
+		}
+		switch {
+		case p.NextContinuationToken != "":
+			if seen["token "+p.NextContinuationToken] {
+				return errors.New("the server repeats the token for the next page")
+			}
+			seen["token "+p.NextContinuationToken] = true
+			l.token, l.after = p.NextContinuationToken, ""
+		case p.IsTruncated:
+			return errors.New("the server says that there is more, but not how to ask for it")
+		case len(p.Contents) >= pageSize:
+			// A full page is rarely the last one, and some servers forget to say that there is more.
+			l.token, l.after = "", p.Contents[len(p.Contents)-1].Key
+		default:
+			return nil
+		}
+		if err := ended(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// listing asks for one page of a listing.
+type listing struct {
+	prefix string // of keys
+	max    int
+	token  string // of the page, from the one before
+	after  string // only keys behind this one
+}
+
+// page is an answer to ListObjectsV2.
+type page struct {
+	XMLName               xml.Name `xml:"ListBucketResult"` // minio-go takes any document, an error too, for an empty listing
+	EncodingType          string
+	IsTruncated           bool
+	NextContinuationToken string
+	KeyCount              *int
+	Contents              []struct {
+		Key          string
+		Size         int64
+		LastModified time.Time
+	}
+}
+
+// page gets one page. The error is one for classify.
+func (s *Store) page(ctx context.Context, l listing) (*page, error) {
+	query := url.Values{"list-type": {"2"}, "encoding-type": {"url"}, "prefix": {l.prefix}, "max-keys": {strconv.Itoa(l.max)}}
+	if l.token != "" {
+		query.Set("continuation-token", l.token)
+	}
+	if l.after != "" {
+		query.Set("start-after", l.after)
+	}
+	resp, err := s.getBucket(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errorResponse(resp)
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxPage+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading a listing: %w", err)
+	}
+	if len(text) > maxPage {
+		return nil, fmt.Errorf("a page of a listing has more than %d bytes", maxPage)
+	}
+	p := new(page)
+	if err := xml.Unmarshal(text, p); err != nil {
+		return nil, fmt.Errorf("the answer is not a listing: %w", err)
+	}
+	if p.KeyCount != nil && *p.KeyCount != len(p.Contents) {
+		return nil, fmt.Errorf("a page says that it lists %d keys and lists %d", *p.KeyCount, len(p.Contents))
+	}
+	for i := range p.Contents {
+		o := &p.Contents[i]
+		if p.EncodingType == "url" {
+			if o.Key, err = url.QueryUnescape(o.Key); err != nil {
+				return nil, fmt.Errorf("a listed key: %w", err)
+			}
+		}
+		if !strings.HasPrefix(o.Key, l.prefix) || o.Size < 0 {
+			return nil, fmt.Errorf("the server lists %q (%d bytes), asked for what begins with %q", o.Key, o.Size, l.prefix)
+		}
+	}
+	return p, nil
+}
+
+// getBucket sends a request about the bucket. minio-go's own listing cannot be used: it takes no context where it shows pages.
+func (s *Store) getBucket(ctx context.Context, query url.Values) (*http.Response, error) {
+	// The address is that of a presigned request, which is the only way to have it from minio-go. The signature goes where it always does.
+	u, err := s.core.Presign(ctx, http.MethodGet, s.o.Bucket, "", time.Minute, query)
+	if err != nil {
+		return nil, err
+	}
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.creds.GetWithContext(&credentials.CredContext{Client: http.DefaultClient, Context: ctx})
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
+	return s.http.RoundTrip(signer.SignV4(*req, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, s.region))
+}
