@@ -48,8 +48,10 @@ func Instance(getenv func(string) string, endpoint string) Provider {
 		// Without a proxy: the service is on the machine, and gives credentials to everyone who gets there.
 		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second},
 	}
-	p.Container.AuthorizationToken = getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
-	p.Container.CredentialsFullURI = getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+	if p.Container.CredentialsFullURI = getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI"); p.Container.CredentialsFullURI != "" {
+		// minio-go takes this field for the file's name, too. A token of its own it finds only in the process's environment.
+		p.Container.AuthorizationToken = getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+	}
 	p.Container.CredentialsRelativeURI = getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 	p.EKSIdentity.TokenFile = getenv("AWS_WEB_IDENTITY_TOKEN_FILE")
 	p.EKSIdentity.RoleARN = getenv("AWS_ROLE_ARN")

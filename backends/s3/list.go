@@ -25,8 +25,8 @@ const (
 	// maxPage is far more than 1,000 keys of at most 1,024 bytes take, with all that S3 says about each.
 	maxPage = 16 << 20
 
-	// maxPages bounds a listing by a server that gives few keys at a time, or none. Without foreign objects backends.MaxListed files take half as many.
-	maxPages = 2 * backends.MaxListed / pageSize
+	// maxEmpty is how many pages without a key may follow each other, and still say that there is more.
+	maxEmpty = 1000
 
 	emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
@@ -53,30 +53,34 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(backends.Inf
 		l      = listing{prefix: s.key(prefix), max: pageSize}
 		seen   = map[string]bool{} // tokens, and the first key of each page: what comes again goes on for ever
 		listed = 0
+		empty  = 0
 	)
-	for pages := 1; ; pages++ {
-		if pages > maxPages {
-			return fmt.Errorf("more than %d pages", maxPages)
-		}
+	for {
 		ctx, c := withCall(ctx)
 		p, err := s.page(ctx, l)
 		if err != nil {
 			return s.classify(ctx, err, c)
 		}
-		if len(p.Contents) > 0 {
-			if first := "key " + p.Contents[0].Key; seen[first] {
-				return fmt.Errorf("the server lists %q again", p.Contents[0].Key)
-			} else {
-				seen[first] = true
+		if len(p.Contents) == 0 {
+			if empty++; empty > maxEmpty {
+				return fmt.Errorf("the server gives more than %d empty pages", maxEmpty)
 			}
+		} else {
+			empty = 0
+			first := "key " + p.Contents[0].Key
+			if seen[first] {
+				return fmt.Errorf("the server lists %q again", p.Contents[0].Key)
+			}
+			seen[first] = true
+		}
+		// Foreign ones count: they, too, can go on for ever.
+		if listed += len(p.Contents); listed > backends.MaxListed {
+			return fmt.Errorf("more than %d objects", backends.MaxListed)
 		}
 		for _, o := range p.Contents {
 			name := strings.TrimPrefix(o.Key, s.prefix)
 			if !backends.ValidName(name) {
 				continue // foreign
-			}
-			if listed++; listed > backends.MaxListed {
-				return fmt.Errorf("more than %d files", backends.MaxListed)
 			}
 			// Stat's answer has whole seconds.
 			if !yield(backends.Info{Name: name, Size: o.Size, ModTime: o.LastModified.Truncate(time.Second)}, nil) {
@@ -150,8 +154,14 @@ func (s *Store) page(ctx context.Context, l listing) (*page, error) {
 	if len(text) > maxPage {
 		return nil, fmt.Errorf("a page of a listing has more than %d bytes", maxPage)
 	}
+	return parsePage(text, l.prefix)
+}
+
+// parsePage reads an answer about the keys that begin with prefix.
+func parsePage(text []byte, prefix string) (*page, error) {
 	p := new(page)
-	if err := xml.Unmarshal(text, p); err != nil {
+	err := xml.Unmarshal(text, p)
+	if err != nil {
 		return nil, fmt.Errorf("the answer is not a listing: %w", err)
 	}
 	if p.KeyCount != nil && *p.KeyCount != len(p.Contents) {
@@ -164,8 +174,8 @@ func (s *Store) page(ctx context.Context, l listing) (*page, error) {
 				return nil, fmt.Errorf("a listed key: %w", err)
 			}
 		}
-		if !strings.HasPrefix(o.Key, l.prefix) || o.Size < 0 {
-			return nil, fmt.Errorf("the server lists %q (%d bytes), asked for what begins with %q", o.Key, o.Size, l.prefix)
+		if !strings.HasPrefix(o.Key, prefix) || o.Size < 0 || o.LastModified.IsZero() {
+			return nil, fmt.Errorf("the server lists %q (%d bytes, %v), asked for what begins with %q", o.Key, o.Size, o.LastModified, prefix)
 		}
 	}
 	return p, nil

@@ -245,8 +245,7 @@ func (s *Store) request(name string, data []byte, opts backends.PutOptions) uplo
 	}
 	if !opts.RetainUntil.IsZero() {
 		u.Mode = s.o.RetainMode.mode()
-		// The header has whole seconds, and the file must not be free before its time.
-		u.RetainUntilDate = opts.RetainUntil.Add(time.Second - 1).Truncate(time.Second)
+		u.RetainUntilDate = wholeSecond(opts.RetainUntil)
 	}
 	return u
 }

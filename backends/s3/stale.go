@@ -32,7 +32,7 @@ func (s *Store) RemoveStale(ctx context.Context) (removed int, err error) {
 
 func (s *Store) abortUploads(ctx context.Context) (aborted int, err error) {
 	var key, id string // where the next page begins
-	for range maxPages {
+	for range maxEmpty {
 		paged, c := withCall(ctx)
 		p, err := s.core.ListMultipartUploads(paged, s.o.Bucket, s.prefix, key, id, "", pageSize)
 		if err != nil {
@@ -61,7 +61,7 @@ func (s *Store) abortUploads(ctx context.Context) (aborted int, err error) {
 		}
 		key, id = p.NextKeyMarker, p.NextUploadIDMarker
 	}
-	return aborted, fmt.Errorf("more than %d pages of uploads", maxPages)
+	return aborted, fmt.Errorf("more than %d pages of uploads", maxEmpty)
 }
 
 // removeProbes removes old files below tempDir.
