@@ -39,7 +39,7 @@ import (
 )
 
 // maxConflicts is how often a write is tried anew that ran into another one of the same name. The other one takes as long as its upload.
-const maxConflicts = 6
+const maxConflicts = 5
 
 // Store is a backends.Storage in a bucket. Listings are sorted by name where the server sorts them, as all but Amazon's directory buckets do.
 // Modification times are whole seconds.
@@ -333,6 +333,9 @@ func (s *Store) get(ctx context.Context, name string, off, n int64) ([]byte, err
 	}
 	defer r.Close()
 	length := info.Size // of the answer
+	if length < 0 {
+		return nil, fmt.Errorf("the answer (%d) does not say its length", c.status)
+	}
 	if n > 0 || off > 0 {
 		size, err := rangeSize(header.Get("Content-Range"), off, length)
 		if err != nil || c.status != http.StatusPartialContent {
@@ -479,8 +482,11 @@ func (s *Store) versions(ctx context.Context, key string) ([]string, error) {
 func (s *Store) removeVersion(ctx context.Context, key, version string) error {
 	ctx, c := withCall(ctx)
 	err := s.core.RemoveObject(ctx, s.o.Bucket, key, minio.RemoveObjectOptions{VersionID: version})
-	if err == nil || minio.ToErrorResponse(err).Code == "NoSuchVersion" { // another Delete was quicker
+	if minio.ToErrorResponse(err).Code == "NoSuchVersion" { // another Delete was quicker
 		return nil
+	}
+	if err == nil && c.status != http.StatusNoContent {
+		return fmt.Errorf("the answer (%d) is not one of S3", c.status)
 	}
 	return s.classify(ctx, err, c)
 }
