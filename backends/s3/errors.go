@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -44,7 +45,10 @@ func (s *Store) classify(ctx context.Context, err error, c *call) error {
 		if none, ok := errors.AsType[*credentialsError](err); ok {
 			return fmt.Errorf("%w: %v", fs.ErrPermission, none)
 		}
-		return opaque(err)
+		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+			return opaque(err)
+		}
+		return &lostError{opaque(err)}
 	}
 	text := describe(answer, c)
 	match := func(sentinel error) error { return fmt.Errorf("%w: %s", sentinel, text) }
@@ -143,6 +147,9 @@ func describe(a minio.ErrorResponse, c *call) string {
 // opaque keeps an error's text only: one of the network may match context.DeadlineExceeded, io.ErrUnexpectedEOF or fs.ErrPermission, which here would
 // say something about the call, or a file.
 func opaque(err error) error { return errors.New(err.Error()) }
+
+// lostError is the error of a request whose connection ended before an answer came, or whose answer made no sense. It may have had its effect.
+type lostError struct{ error }
 
 // busyError is the error of a storage that asks to be left alone for a while.
 type busyError struct {

@@ -78,6 +78,7 @@ const htmlPage = "<html><body>Welcome to the hotel's network</body></html>"
 
 // Errors and nonsense as answers, whatever is asked.
 func TestAnswers(t *testing.T) {
+	t.Parallel()
 	s, p, data := spoiled(t)
 	for what, c := range map[string]struct {
 		status int
@@ -192,6 +193,7 @@ func TestNotFound(t *testing.T) {
 }
 
 func TestRetryAfter(t *testing.T) {
+	t.Parallel()
 	s, p, _ := spoiled(t)
 	now := time.Now().UTC().Truncate(time.Second)
 	for value, after := range map[string]time.Duration{
@@ -287,6 +289,7 @@ func TestSpoiledGet(t *testing.T) {
 }
 
 func TestSpoiledPut(t *testing.T) {
+	t.Parallel()
 	s, p, data := spoiled(t)
 	isPut := func(r *http.Request) bool { return r.Method == http.MethodPut }
 
@@ -316,14 +319,17 @@ func TestSpoiledPut(t *testing.T) {
 			return false
 		})
 		p.requests()
-		want(t, "Put", s.Put(t.Context(), "lost", data, backends.PutOptions{IfAbsent: true}))
-		if n := count(p.requests(), http.MethodPut); n != 1 {
+		want(t, "Put", s.Put(t.Context(), "lost", data, backends.PutOptions{IfAbsent: true}), "fs.ErrExist") // its own
+		want(t, "plain Put", s.Put(t.Context(), "plain", data, backends.PutOptions{}))
+		if n := count(p.requests(), http.MethodPut); n != 2 {
 			t.Errorf("%d PUTs: a call is repeated without its caller", n)
 		}
 		p.set(nil)
 		want(t, "again", s.Put(t.Context(), "lost", data, backends.PutOptions{IfAbsent: true}), "fs.ErrExist")
-		if got, err := s.Get(t.Context(), "lost", 0, -1); err != nil || !bytes.Equal(got, data) {
-			t.Errorf("%d bytes, %v", len(got), err)
+		for _, name := range []string{"lost", "plain"} {
+			if got, err := s.Get(t.Context(), name, 0, -1); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s: %d bytes, %v", name, len(got), err)
+			}
 		}
 	})
 	t.Run("bytes changed on the way", func(t *testing.T) {
@@ -410,6 +416,7 @@ func count(requests []*http.Request, method string) (n int) {
 
 // A Put that has returned reads its bytes no more.
 func TestDetached(t *testing.T) {
+	t.Parallel()
 	s, p, _ := spoiled(t)
 	arrived, release := make(chan struct{}), make(chan struct{})
 	p.set(func(w http.ResponseWriter, r *http.Request) bool {
@@ -520,6 +527,7 @@ func TestSpoiledList(t *testing.T) {
 
 // What is odd and right is listed whole.
 func TestOddList(t *testing.T) {
+	t.Parallel()
 	addr := sharedServer(t).addr
 	p := plainProxy(t, addr)
 	o := options(p.addr())

@@ -162,7 +162,7 @@ func (s *Store) key(name string) string { return s.prefix + name }
 
 // Put implements backends.Storage. Where the server has no conditional writes as found by Probe, opts.IfAbsent is ErrUnsupported, and likewise
 // opts.RetainUntil where the bucket has no object lock. If the abilities are unknown, the first such call probes them. A conditional write that
-// collides with another one is tried anew for some seconds. RetainUntil is rounded up to a second. Replacing a file in a bucket with versions keeps
+// collides with another one is tried anew for some seconds, and one whose answer was lost is ErrExist if the file is there. RetainUntil is rounded up to a second. Replacing a file in a bucket with versions keeps
 // the old version, until Delete.
 func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
 	if err := s.put(ctx, name, data, opts); err != nil {
@@ -193,6 +193,12 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 	put := s.request(name, data, opts)
 	for try := 0; ; try++ {
 		_, err := s.store(ctx, s.key(name), data, put)
+		if _, lost := errors.AsType[*lostError](err); lost && opts.IfAbsent {
+			// A server that refuses may close the connection before it has read the bytes, and then its answer may never arrive.
+			if _, missing := s.stat(ctx, s.key(name)); missing == nil {
+				return fmt.Errorf("%w: %v", fs.ErrExist, err)
+			}
+		}
 		if !errors.Is(err, errConflict) {
 			return err
 		}

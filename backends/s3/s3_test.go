@@ -114,6 +114,21 @@ func TestCreateRace(t *testing.T) {
 	}
 }
 
+// versitygw refuses a file that exists before it has read the new one's bytes, and closes the connection.
+func TestCreateLarge(t *testing.T) {
+	s := open(t, options(sharedServer(t).addr))
+	data := make([]byte, 16<<20)
+	for i := range 12 {
+		err := s.Put(t.Context(), "a", data[i:], backends.PutOptions{IfAbsent: true})
+		if i == 0 && err != nil || i > 0 && !errors.Is(err, fs.ErrExist) {
+			t.Errorf("exclusive Put %d: %v", i, err)
+		}
+	}
+	if info, err := s.Stat(t.Context(), "a"); err != nil || info.Size != 16<<20 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
 // A listing of several pages is whole, also while others write beside it, and one of exactly a page's size ends.
 func TestPages(t *testing.T) {
 	addr := sharedServer(t).addr
@@ -161,9 +176,11 @@ func TestPages(t *testing.T) {
 }
 
 func TestObjectLock(t *testing.T) {
+	t.Parallel()
 	addr := sharedServer(t).addr
 	for mode, name := range map[s3.RetainMode]minio.RetentionMode{s3.Governance: minio.Governance, s3.Compliance: minio.Compliance} {
 		t.Run(string(name), func(t *testing.T) {
+			t.Parallel()
 			o := options(addr)
 			o.CreateLocked, o.RetainMode = true, mode
 			s := open(t, o)
