@@ -2,6 +2,13 @@
 # Installs what tests use and the machine lacks: on Debian, as root. With the argument bench also what `make bench` compares with.
 set -euo pipefail
 
+# The S3 server of the tests: a program of its own, no dependency of ours.
+versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+bin=$(go env GOPATH)/bin
+if ! command -v versitygw >/dev/null && [ ! -x "$bin/versitygw" ]; then
+	GOBIN=$bin GOFLAGS= go install "$versitygw" || echo "note: versitygw could not be installed, tests of S3 are skipped" >&2
+fi
+
 declare -A package=(
 	[setfattr]=attr [setfacl]=acl [setcap]=libcap2-bin [mkfs.ext4]=e2fsprogs [mkfs.btrfs]=btrfs-progs [lowntfs-3g]=ntfs-3g [mount]=mount [unshare]=util-linux
 	[diff]=diffutils [find]=findutils [git]=git [gcc]=gcc
