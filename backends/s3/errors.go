@@ -162,7 +162,7 @@ func (e *busyError) RetryAfter() time.Duration { return e.after }
 
 func retryAfter(c *call) (time.Duration, bool) {
 	value := c.header.Get("Retry-After")
-	if seconds, err := strconv.Atoi(value); err == nil && seconds >= 0 && seconds < 1<<31 {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second, true
 	}
 	if date, err := http.ParseTime(value); err == nil {

@@ -679,3 +679,50 @@ func TestHeaders(t *testing.T) {
 		mu.Unlock()
 	}
 }
+
+// Delete in a bucket with versions removes nothing on the word of a listing that is none, and ends.
+func TestSpoiledVersions(t *testing.T) {
+	p := plainProxy(t, sharedServer(t).addr)
+	o := options(p.addr())
+	o.CreateLocked, o.Abilities = true, &s3.Abilities{Conditional: true, ObjectLock: true, Versioning: true}
+	s := open(t, o)
+	for range 3 {
+		if err := s.Put(t.Context(), "d/a", []byte("x"), backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const more = `<ListVersionsResult><IsTruncated>true</IsTruncated><NextKeyMarker>d/a</NextKeyMarker><NextVersionIdMarker>x</NextVersionIdMarker></ListVersionsResult>`
+	for what, c := range map[string]struct {
+		status int
+		body   string
+		want   []string
+	}{
+		"error as success": {200, s3Error("SlowDown"), nil},
+		"page":             {200, htmlPage, nil},
+		"cut":              {200, "<ListVersionsResult>", nil},
+		"for ever":         {200, more, nil},
+		"denied":           {403, s3Error("AccessDenied"), []string{"fs.ErrPermission"}},
+		"error":            {500, s3Error("InternalError"), nil},
+	} {
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			return r.URL.Query().Has("versions") && answer(http.MethodGet, c.status, c.body)(w, r)
+		})
+		want(t, what, s.Delete(t.Context(), "d/a"), c.want...)
+		if got, err := s.Get(t.Context(), "d/a", 0, -1); err != nil || string(got) != "x" {
+			t.Errorf("%s: %q, %v", what, got, err)
+		}
+	}
+	var pages atomic.Int64
+	p.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("versions") {
+			pages.Add(1)
+		}
+		return false
+	})
+	if err := s.Delete(t.Context(), "d/a"); err != nil || pages.Load() != 1 {
+		t.Errorf("%v, %d pages", err, pages.Load())
+	}
+	if _, err := s.Get(t.Context(), "d/a", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Delete: %v", err)
+	}
+}

@@ -139,20 +139,9 @@ func (s *Store) page(ctx context.Context, l listing) (*page, error) {
 	if l.after != "" {
 		query.Set("start-after", l.after)
 	}
-	resp, err := s.getBucket(ctx, query)
+	text, err := s.getBucket(ctx, query)
 	if err != nil {
 		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, errorResponse(resp)
-	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxPage+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading a listing: %w", err)
-	}
-	if len(text) > maxPage {
-		return nil, fmt.Errorf("a page of a listing has more than %d bytes", maxPage)
 	}
 	return parsePage(text, l.prefix)
 }
@@ -169,10 +158,8 @@ func parsePage(text []byte, prefix string) (*page, error) {
 	}
 	for i := range p.Contents {
 		o := &p.Contents[i]
-		if p.EncodingType == "url" {
-			if o.Key, err = url.QueryUnescape(o.Key); err != nil {
-				return nil, fmt.Errorf("a listed key: %w", err)
-			}
+		if o.Key, err = decodeKey(o.Key, p.EncodingType); err != nil {
+			return nil, err
 		}
 		if !strings.HasPrefix(o.Key, prefix) || o.Size < 0 || o.LastModified.IsZero() {
 			return nil, fmt.Errorf("the server lists %q (%d bytes, %v), asked for what begins with %q", o.Key, o.Size, o.LastModified, prefix)
@@ -181,8 +168,76 @@ func parsePage(text []byte, prefix string) (*page, error) {
 	return p, nil
 }
 
-// getBucket sends a request about the bucket. minio-go's own listing cannot be used: it takes no context where it shows pages.
-func (s *Store) getBucket(ctx context.Context, query url.Values) (*http.Response, error) {
+// maxVersions bounds the versions of one object. Ours has one, more if a repair or someone else replaced it.
+const maxVersions = 10_000
+
+// versionPage is an answer to ListObjectVersions.
+type versionPage struct {
+	XMLName             xml.Name `xml:"ListVersionsResult"`
+	EncodingType        string
+	IsTruncated         bool
+	NextKeyMarker       string
+	NextVersionIDMarker string `xml:"NextVersionIdMarker"`
+	Items               []struct {
+		XMLName   xml.Name
+		Key       string
+		VersionID string `xml:"VersionId"`
+	} `xml:",any"` // versions and delete markers in their order, and what else there is
+}
+
+// versions returns the versions of an object and its delete markers, newest first.
+func (s *Store) versions(ctx context.Context, key string) (list []string, err error) {
+	query := url.Values{"versions": {""}, "encoding-type": {"url"}, "prefix": {key}, "max-keys": {strconv.Itoa(pageSize)}}
+	for range maxVersions / pageSize {
+		ctx, c := withCall(ctx)
+		text, err := s.getBucket(ctx, query)
+		if err != nil {
+			return nil, s.classify(ctx, err, c)
+		}
+		var p versionPage
+		if err := xml.Unmarshal(text, &p); err != nil {
+			return nil, fmt.Errorf("the answer is not a listing of versions: %v", err)
+		}
+		others := false
+		for _, v := range p.Items {
+			if v.XMLName.Local != "Version" && v.XMLName.Local != "DeleteMarker" {
+				continue
+			}
+			if got, err := decodeKey(v.Key, p.EncodingType); err != nil {
+				return nil, err
+			} else if got != key {
+				others = true // longer names sort after it
+				break
+			}
+			list = append(list, v.VersionID)
+		}
+		if others || !p.IsTruncated {
+			return list, nil
+		}
+		next, err := decodeKey(p.NextKeyMarker, p.EncodingType)
+		if err != nil {
+			return nil, err
+		}
+		query.Set("key-marker", next)
+		query.Set("version-id-marker", p.NextVersionIDMarker)
+	}
+	return nil, fmt.Errorf("more than %d versions", maxVersions)
+}
+
+func decodeKey(key, encoding string) (string, error) {
+	if encoding != "url" {
+		return key, nil
+	}
+	decoded, err := url.QueryUnescape(key)
+	if err != nil {
+		return "", fmt.Errorf("a listed key: %v", err)
+	}
+	return decoded, nil
+}
+
+// getBucket asks about the bucket, and returns the body of a successful answer. minio-go's own listings cannot be used: they take an error for an
+// empty listing, and show no pages to those who have a context. The error is one for classify.
+func (s *Store) getBucket(ctx context.Context, query url.Values) ([]byte, error) {
 	// The address is that of a presigned request, which is the only way to have it from minio-go. The signature goes where it always does.
 	u, err := s.core.Presign(ctx, http.MethodGet, s.o.Bucket, "", time.Minute, query)
 	if err != nil {
@@ -193,10 +248,25 @@ func (s *Store) getBucket(ctx context.Context, query url.Values) (*http.Response
 	if err != nil {
 		return nil, err
 	}
-	keys, err := s.creds.GetWithContext(&credentials.CredContext{Client: http.DefaultClient, Context: ctx})
+	keys, err := s.creds.GetWithContext(&credentials.CredContext{Client: &http.Client{Transport: s.http.inner}, Context: ctx})
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
-	return s.http.RoundTrip(signer.SignV4(*req, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, s.region))
+	resp, err := s.http.RoundTrip(signer.SignV4(*req, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, s.region))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errorResponse(resp)
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxPage+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading a listing: %w", err)
+	}
+	if len(text) > maxPage {
+		return nil, fmt.Errorf("a page of a listing has more than %d bytes", maxPage)
+	}
+	return text, nil
 }

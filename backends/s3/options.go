@@ -33,6 +33,7 @@ type Options struct {
 	// PlainHTTP does without TLS: everybody on the way can read object names and times, cut, delay and repeat. Contents stay sealed.
 	PlainHTTP bool
 
+	// Bucket is the bucket's name. Amazon's directory buckets (S3 Express) are not supported.
 	Bucket string
 
 	// Prefix is where in the bucket the repository is, like "backups/prod"; slashes at its ends do not count. Empty is the whole bucket.

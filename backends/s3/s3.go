@@ -41,8 +41,7 @@ import (
 // maxConflicts is how often a write is tried anew that ran into another one of the same name. The other one takes as long as its upload.
 const maxConflicts = 5
 
-// Store is a backends.Storage in a bucket. Listings are sorted by name where the server sorts them, as all but Amazon's directory buckets do.
-// Modification times are whole seconds.
+// Store is a backends.Storage in a bucket. Listings are sorted by name where the server sorts them, as it should. Modification times are whole seconds.
 //
 // In a bucket with versions the newest version of an object is the file. Delete removes all its versions, the oldest first, and leaves no delete
 // marker behind: it frees the space, or is refused with fs.ErrPermission while the file stays as it was.
@@ -358,6 +357,7 @@ func (s *Store) get(ctx context.Context, name string, off, n int64) ([]byte, err
 	}
 	data := backends.Buffer(n)
 	if got, err := io.ReadFull(r, data); err != nil {
+		backends.Release(data)
 		if err := ended(ctx); err != nil {
 			return nil, err
 		}
@@ -465,24 +465,6 @@ func (s *Store) remove(ctx context.Context, key string) error {
 		}
 	}
 	return s.removeVersion(ctx, key, o.VersionID)
-}
-
-// versions returns the versions of an object and its delete markers, newest first.
-func (s *Store) versions(ctx context.Context, key string) ([]string, error) {
-	ctx, c := withCall(ctx)
-	var list []string
-	for o := range s.core.ListObjectsIter(ctx, s.o.Bucket, minio.ListObjectsOptions{Prefix: key, Recursive: true, WithVersions: true}) {
-		if o.Err != nil {
-			return nil, s.classify(ctx, o.Err, c)
-		}
-		if o.Key != key {
-			break // longer names sort after it
-		}
-		if list = append(list, o.VersionID); len(list) > backends.MaxListed {
-			return nil, fmt.Errorf("more than %d versions", backends.MaxListed)
-		}
-	}
-	return list, ended(ctx)
 }
 
 func (s *Store) removeVersion(ctx context.Context, key, version string) error {

@@ -336,6 +336,25 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// The versions of one file may take more than a page.
+func TestManyVersions(t *testing.T) {
+	addr := sharedServer(t).addr
+	o := options(addr)
+	o.CreateLocked = true
+	s := open(t, o)
+	for range 1100 {
+		if err := s.Put(t.Context(), "d/a", nil, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Delete(t.Context(), "d/a"); err != nil {
+		t.Fatal(err)
+	}
+	for v := range client(t, addr).ListObjectsIter(t.Context(), o.Bucket, minio.ListObjectsOptions{Recursive: true, WithVersions: true}) {
+		t.Fatalf("%+v is left", v)
+	}
+}
+
 func TestOpen(t *testing.T) {
 	addr := sharedServer(t).addr
 	made := options(addr)
