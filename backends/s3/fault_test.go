@@ -726,3 +726,103 @@ func TestSpoiledVersions(t *testing.T) {
 		t.Errorf("after Delete: %v", err)
 	}
 }
+
+// A lock counts only if a Delete was refused because of it.
+func TestProbeLock(t *testing.T) {
+	p := plainProxy(t, sharedServer(t).addr)
+	asksLock := func(r *http.Request) bool { return r.URL.Query().Has("object-lock") }
+	const enabled = `<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>`
+	for what, c := range map[string]struct {
+		locked bool // the bucket
+		hook   func(w http.ResponseWriter, r *http.Request) bool
+		want   bool
+		fails  bool
+	}{
+		"locked":     {true, nil, true, false},
+		"not locked": {false, nil, false, false},
+		"claimed only": {false, func(w http.ResponseWriter, r *http.Request) bool {
+			return asksLock(r) && answer(http.MethodGet, 200, enabled)(w, r)
+		}, false, false},
+		"ignored": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return r.URL.Query().Has("versionId") && answer(http.MethodDelete, 204, "")(w, r)
+		}, false, false},
+		"off": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return asksLock(r) && answer(http.MethodGet, 200, strings.Replace(enabled, ">Enabled<", "><", 1))(w, r)
+		}, false, false},
+		"unknown question": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return asksLock(r) && answer(http.MethodGet, 501, s3Error("NotImplemented"))(w, r)
+		}, false, false},
+		"secret": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return asksLock(r) && answer(http.MethodGet, 403, s3Error("AccessDenied"))(w, r)
+		}, false, false},
+		"error": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return asksLock(r) && answer(http.MethodGet, 500, s3Error("InternalError"))(w, r)
+		}, false, true},
+		"error of Delete": {true, func(w http.ResponseWriter, r *http.Request) bool {
+			return r.URL.Query().Has("versionId") && answer(http.MethodDelete, 500, s3Error("InternalError"))(w, r)
+		}, false, true},
+	} {
+		p.set(nil)
+		o := options(p.addr())
+		o.CreateLocked = c.locked
+		s := open(t, o)
+		p.set(c.hook)
+		a, err := s.Probe(t.Context())
+		if c.fails {
+			want(t, what, err)
+			continue
+		}
+		if err != nil || a.ObjectLock != c.want || a.Versioning != c.locked {
+			t.Errorf("%s: %+v, %v", what, a, err)
+		}
+		if until := time.Now().Add(time.Hour); !c.want {
+			want(t, what+": Put", s.Put(t.Context(), "a", nil, backends.PutOptions{RetainUntil: until}), "ErrUnsupported")
+			want(t, what+": Extend", s.Extend(t.Context(), "a", until), "ErrUnsupported")
+			p.set(nil)
+			if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+}
+
+func TestSpoiledRemoveStale(t *testing.T) {
+	s, p, _ := spoiled(t)
+	const upload = `<Upload><Key>d/a</Key><UploadId>u</UploadId><Initiated>2020-01-02T03:04:05Z</Initiated></Upload>`
+	const more = `<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>` + upload + `</ListMultipartUploadsResult>`
+	for what, c := range map[string]struct {
+		status, abort int
+		body          string
+		want          int // removed, -1 for an error
+	}{
+		"no such thing":   {501, 204, s3Error("NotImplemented"), 0},
+		"denied":          {403, 204, s3Error("AccessDenied"), 0},
+		"error":           {500, 204, s3Error("InternalError"), -1},
+		"page":            {200, 204, htmlPage, 0},
+		"aborted":         {200, 204, strings.Replace(more, "true", "false", 1), 1},
+		"already aborted": {200, 404, strings.Replace(more, "true", "false", 1), -1},
+		"not to abort":    {200, 403, strings.Replace(more, "true", "false", 1), 0},
+		"error of abort":  {200, 500, strings.Replace(more, "true", "false", 1), -1},
+		"repeated":        {200, 204, more, -1},
+	} {
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.Method == http.MethodDelete && r.URL.Query().Get("uploadId") == "u":
+				send(w, c.abort, "")
+			case r.URL.Query().Has("uploads"):
+				send(w, c.status, c.body)
+			default:
+				return false
+			}
+			return true
+		})
+		n, err := s.RemoveStale(t.Context())
+		if c.want < 0 && err == nil || c.want >= 0 && (err != nil || n != c.want) {
+			t.Errorf("%s: %d, %v", what, n, err)
+		}
+	}
+	p.set(nil)
+	if _, err := s.Stat(t.Context(), "d/a"); err != nil {
+		t.Error(err)
+	}
+}

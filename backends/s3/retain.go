@@ -66,7 +66,9 @@ func (s *Store) extend(ctx context.Context, name string, until time.Time) error 
 	}
 	mode := s.o.RetainMode.mode()
 	ctx, c := withCall(ctx)
-	err = s.core.PutObjectRetention(ctx, s.o.Bucket, s.key(name), minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until})
+	withMD5(func() {
+		err = s.core.PutObjectRetention(ctx, s.o.Bucket, s.key(name), minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until})
+	})
 	return s.found(ctx, s.key(name), s.classify(ctx, err, c))
 }
 

@@ -408,6 +408,29 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// Several hosts may make the same bucket at once, and use it.
+func TestCreateBucketRace(t *testing.T) {
+	o := options(sharedServer(t).addr)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			s, err := s3.Open(t.Context(), o)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			if err := s.Put(t.Context(), fmt.Sprint("d/", i), nil, backends.PutOptions{IfAbsent: true}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got, err := listed(t, open(t, o), "d/"); err != nil || len(got) != 8 {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A bucket that vanishes while it is in use is ErrGone, whatever is asked.
 func TestGone(t *testing.T) {
 	addr := sharedServer(t).addr
