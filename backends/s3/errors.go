@@ -40,7 +40,7 @@ func (s *Store) classify(ctx context.Context, err error, c *call) error {
 	var answer minio.ErrorResponse
 	if !errors.As(err, &answer) {
 		if cert := certificateError(err); cert != nil {
-			return fmt.Errorf("the server's certificate is not trusted: %w", cert)
+			return fmt.Errorf("the server's certificate is not trusted: %w: %w", backends.ErrPermanent, cert)
 		}
 		if none, ok := errors.AsType[*credentialsError](err); ok {
 			return fmt.Errorf("%w: %v", fs.ErrPermission, none)

@@ -183,7 +183,7 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 		return err
 	}
 	if len(data) > backends.MaxObject {
-		return fmt.Errorf("the limit is %d bytes", backends.MaxObject)
+		return fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
 	}
 	if opts.IfAbsent || !opts.RetainUntil.IsZero() {
 		able, err := s.known(ctx)
