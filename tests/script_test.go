@@ -303,7 +303,11 @@ func scriptJSON(ts *testscript.TestScript, neg bool, args []string) {
 			re, err := regexp.Compile("^(?:" + pattern + ")$")
 			ts.Check(err)
 			value, ok := l[name]
-			if !ok || !re.MatchString(fmt.Sprint(value)) {
+			text := fmt.Sprint(value)
+			if n, number := value.(float64); number {
+				text = strconv.FormatFloat(n, 'f', -1, 64)
+			}
+			if !ok || !re.MatchString(text) {
 				problem = fmt.Sprintf("field %s of %v does not match %s", name, l, pattern)
 			}
 		}

@@ -237,8 +237,6 @@ func TestConfigErrors(t *testing.T) {
 	}
 	for text, want := range map[string]struct{ word, part string }{
 		"{\n  \"job\": []\n}":                                   {"config.syntax", `:2:3`},
-		`{"storage": {"type": "sftp", "host": "h"}}`:            {"storage.type", "storage type sftp is not supported by this version"},
-		`{"storage": {"type": "s3", "bucket": "b"}}`:            {"storage.type", "storage type s3 is not supported by this version"},
 		`{"jobs": [{"source": "/a", "type": "\u001b[2Jfull"}]}`: {"config.syntax", "must be one of"},
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

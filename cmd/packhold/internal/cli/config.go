@@ -32,12 +32,6 @@ func (a *app) configValidate(_ context.Context, _ values, args []string) error {
 	if err != nil {
 		return err
 	}
-	if s.File.Storage != nil {
-		if err := s.File.Storage.Location().Supported(); err != nil {
-			a.where = term.Name(s.Path)
-			return err
-		}
-	}
 	switch {
 	case a.out.json:
 		line := struct {

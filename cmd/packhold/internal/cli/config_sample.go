@@ -79,8 +79,8 @@ func (a *app) sampleRepository(folders config.Folders) (string, error) {
 		if err != nil {
 			return "", settingsError(err)
 		}
-		if err := l.Supported(); err != nil {
-			return "", err
+		if l.Type != "local" {
+			return "", fail.Usagef("repository", "packhold config-sample, then put the storage into the file", "the sample is for a local repository, not for %s", term.Name(l.String()))
 		}
 		return l.Path, nil
 	}

@@ -48,7 +48,7 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	st, err := a.storage(true, false)
+	st, err := a.storage(ctx, true, false)
 	if err != nil {
 		return err
 	}

@@ -6,17 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strings"
+	"time"
 
-	"packhold/backends"
-	"packhold/backends/local"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
+	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
@@ -37,7 +36,7 @@ const (
 type repository struct {
 	*repo.Repo
 	a          *app
-	store      *place
+	store      *place.Place
 	credential *crypt.Credential // nil: this host is not enrolled
 	cacheDir   string
 	stateDir   string
@@ -46,39 +45,29 @@ type repository struct {
 	passphrase secret.Passphrase // empty unless it was asked for; zeroed by close
 }
 
-// place is where a repository is kept, until it is closed.
-type place struct {
-	backends.Storage
-	io.Closer
-}
-
-// storage opens the place of the repository. With create a local folder is made; with stale what killed runs left half written is removed.
-func (a *app) storage(create, stale bool) (*place, error) {
+// storage opens the place of the repository. With create it is made; with stale what killed runs left half written is removed.
+func (a *app) storage(ctx context.Context, create, stale bool) (*place.Place, error) {
 	s, err := a.settings()
 	if err != nil {
 		return nil, err
 	}
 	a.where = s.Repository.String()
-	if err := s.Repository.Supported(); err != nil {
-		return nil, err
-	}
-	st, err := local.Open(s.Repository.Path, local.Options{Create: create, RemoveStale: stale})
+	p, err := place.Open(ctx, s.Repository, place.Options{Getenv: a.env.Getenv, Create: create, Stale: stale, Memory: filepath.Join(s.Folders.State, "places"),
+		Waiting: func(what string, err error, wait time.Duration) {
+			a.out.warn("storage", fmt.Sprintf("%s: %v; tried again in %v", what, err, wait.Round(time.Millisecond)))
+		}})
 	if !create && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil && a.env.Storage != nil {
+		p.Storage = a.env.Storage(p.Storage)
 	}
-	p := &place{st, st}
-	if a.env.Storage != nil {
-		p.Storage = a.env.Storage(st)
-	}
-	return p, nil
+	return p, err
 }
 
 // openRepository opens the repository with what need asks for. The caller closes it.
 func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repository, error) {
-	st, err := a.storage(false, need == writerKey)
+	st, err := a.storage(ctx, false, need == writerKey)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +79,7 @@ func (a *app) openRepository(ctx context.Context, v values, need keyNeed) (*repo
 	return r, nil
 }
 
-func (a *app) openIn(ctx context.Context, v values, st *place, need keyNeed) (_ *repository, err error) {
+func (a *app) openIn(ctx context.Context, v values, st *place.Place, need keyNeed) (_ *repository, err error) {
 	cfg, err := repo.ReadConfig(ctx, st)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
 	"packhold/pack"
@@ -85,7 +86,7 @@ func rules() []fail.Rule {
 		{Is: context.DeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
 		{Is: os.ErrDeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
 
-		{Is: config.ErrUnsupported, Code: fail.Usage, Word: "storage.type", Effect: nothing,
+		{Is: place.ErrUnsupported, Code: fail.Usage, Word: "storage.type", Effect: nothing,
 			Next: "keep the repository on a local or mounted path"},
 		{Is: config.ErrNoHome, Code: fail.Usage, Word: "config.home", Effect: nothing,
 			Next: "set HOME, or PACKHOLD_CONFIG_DIR, PACKHOLD_CACHE_DIR, PACKHOLD_STATE_DIR and PACKHOLD_REPOSITORY"},

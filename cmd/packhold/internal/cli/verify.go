@@ -127,7 +127,7 @@ func (r *repository) verifyLogs(ctx context.Context, rep *check.Report, o audit.
 }
 
 func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) error {
-	st, err := a.storage(false, false)
+	st, err := a.storage(ctx, false, false)
 	if err != nil {
 		return err
 	}

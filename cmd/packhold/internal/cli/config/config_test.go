@@ -57,8 +57,8 @@ func TestRequirement(t *testing.T) {
 		if l.String() != want {
 			t.Errorf("%s is at %s", storage, l)
 		}
-		if err := l.Supported(); (l.Type == "local") != (err == nil) || err != nil && !errors.Is(err, ErrUnsupported) {
-			t.Errorf("%s: %v", storage, err)
+		if l.Type != "local" && !reflect.DeepEqual(l.Storage, *f.Storage) {
+			t.Errorf("%s: %+v", storage, l.Storage)
 		}
 	}
 }
@@ -314,7 +314,10 @@ func TestSchemaAgrees(t *testing.T) {
 		`{"jobs": [{"source": "/a", "exclude_caches": false, "one_file_system": true, "tags": "t", "exclude_file": "/f"}]}`,
 		`{"storage": {"type": "local", "path": "/a"}}`, `{"storage": {"type": "local"}}`, `{"storage": {"type": "local", "path": "/a", "host": "h"}}`, `{"storage": {"path": "/a"}}`,
 		`{"storage": {"type": "sftp", "host": "h", "port": 22}}`, `{"storage": {"type": "sftp", "host": "h", "port": 70000}}`, `{"storage": {"type": "sftp", "host": "h", "port": 2.5}}`,
-		`{"storage": {"type": "s3", "bucket": "b", "endpoint": "e", "prefix": "p"}}`, `{"storage": {"type": "s3"}}`, `{"storage": {"type": "ftp"}}`, `{"$schema": "x"}`,
+		`{"storage": {"type": "s3", "bucket": "b", "endpoint": "e", "prefix": "p"}}`, `{"storage": {"type": "s3", "bucket": "b", "plain_http": true, "connections": 4, "addressing": "path"}}`,
+		`{"storage": {"type": "s3", "bucket": "b", "connections": 0}}`, `{"storage": {"type": "s3", "bucket": "b", "addressing": "x"}}`, `{"storage": {"type": "s3", "bucket": "b", "plain_http": 1}}`,
+		`{"storage": {"type": "sftp", "host": "h", "identity_file": "/k", "known_hosts": ["/a", "/b"], "command": ["ssh", "x"], "connections": 65}}`,
+		`{"storage": {"type": "sftp", "host": "h", "identity_file": "/k", "known_hosts": ["/a", "/b"], "command": ["ssh", "x"], "connections": 2}}`, `{"storage": {"type": "s3"}}`, `{"storage": {"type": "ftp"}}`, `{"$schema": "x"}`,
 	} {
 		var v any
 		if err := json.Unmarshal([]byte(c), &v); err != nil {
@@ -362,7 +365,7 @@ func TestParseLocation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for in, want := range map[string]string{
-		"sftp://u:secret@host:22/p": "sftp sftp://u@host:22/p", "sftp://host/~/x": "sftp sftp://host/~/x", "s3://endpoint/bucket/p": "s3 s3://endpoint/bucket/p",
+		"sftp://u@host:22/p": "sftp sftp://u@host:22/p", "sftp://host/~/x": "sftp sftp://host/~/x", "s3://endpoint/bucket/p": "s3 s3://endpoint/bucket/p",
 		"s3:http://h:9000/bucket": "s3 s3:http://h:9000/bucket", "a:b": "local " + filepath.Join(wd, "a:b"), "sub/dir/": "local " + filepath.Join(wd, "sub/dir"), ".": "local " + wd,
 	} {
 		l, err := ParseLocation(in)
@@ -370,7 +373,7 @@ func TestParseLocation(t *testing.T) {
 			t.Errorf("%q is %s, %v; want %s", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "a\x00b", "https://user:secret@x/y", "sftp://host", "sftp:///p", "s3:bucket", "s3://endpoint", "rest://x/y"} {
+	for _, in := range []string{"", "a\x00b", "https://user:secret@x/y", "sftp://host", "sftp:///p", "s3:bucket", "s3://endpoint", "rest://x/y", "sftp://u:secret@host:22/p", "s3://key:secret@host/bucket", "s3:ftp://host/bucket"} {
 		l, err := ParseLocation(in)
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q is %v, %v", in, l, err)
@@ -414,7 +417,7 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestSecretsAreMasked(t *testing.T) {
-	e := env("HOME", "/h", "PACKHOLD_REPOSITORY", "sftp://u:hunter2@h/p", "PACKHOLD_PASSPHRASE", "hunter2", "AWS_SECRET_ACCESS_KEY", "hunter2", "PACKHOLD_NEW_PASSPHRASE", "hunter2", "AWS_SESSION_TOKEN", "hunter2")
+	e := env("HOME", "/h", "PACKHOLD_REPOSITORY", "sftp://u@h/p", "PACKHOLD_PASSPHRASE", "hunter2", "AWS_SECRET_ACCESS_KEY", "hunter2", "PACKHOLD_NEW_PASSPHRASE", "hunter2", "AWS_SESSION_TOKEN", "hunter2")
 	s, err := Load(Flags{}, e)
 	if err != nil {
 		t.Fatal(err)

@@ -383,8 +383,8 @@ func (d *decoder) checkStorage(s *Storage, at func(string) int, oneOf func(strin
 	}
 	belongs := map[string][]string{
 		"local": {"type", "path"},
-		"sftp":  {"type", "path", "host", "port", "user"},
-		"s3":    {"type", "bucket", "endpoint", "prefix"},
+		"sftp":  {"type", "path", "host", "port", "user", "identity_file", "known_hosts", "command", "connections"},
+		"s3":    {"type", "bucket", "endpoint", "prefix", "region", "plain_http", "addressing", "profile", "ca_file", "pack_class", "connections"},
 	}[s.Type]
 	for _, name := range fieldNames(reflect.TypeFor[Storage]()) {
 		if offset, ok := d.at["storage."+name]; ok && !slices.Contains(belongs, name) {
@@ -397,6 +397,14 @@ func (d *decoder) checkStorage(s *Storage, at func(string) int, oneOf func(strin
 	}
 	if _, ok := d.at["storage.port"]; ok && (s.Port < 1 || s.Port > 65535) {
 		return d.problem(at("storage.port"), "", "storage.port must be 1 to 65535")
+	}
+	if _, ok := d.at["storage.connections"]; ok && (s.Connections < 1 || s.Connections > 64) {
+		return d.problem(at("storage.connections"), "", "storage.connections must be 1 to 64")
+	}
+	if s.Addressing != "" {
+		if err := oneOf("storage.addressing", s.Addressing, Addressings()); err != nil {
+			return err
+		}
 	}
 	if s.Type == "local" && !filepath.IsAbs(s.Path) && !strings.HasPrefix(s.Path, "/") {
 		return d.problem(at("storage.path"), "", "storage.path %s is not an absolute path", strconv.Quote(s.Path))

@@ -17,14 +17,24 @@ type File struct {
 
 // Storage says where the repository is. Which fields belong to it depends on the type.
 type Storage struct {
-	Type     string `json:"type"`
-	Path     string `json:"path"`     // local, sftp
-	Host     string `json:"host"`     // sftp
-	Port     int    `json:"port"`     // sftp
-	User     string `json:"user"`     // sftp
-	Bucket   string `json:"bucket"`   // s3
-	Endpoint string `json:"endpoint"` // s3
-	Prefix   string `json:"prefix"`   // s3
+	Type        string  `json:"type"`
+	Path        string  `json:"path"`          // local, sftp
+	Host        string  `json:"host"`          // sftp
+	Port        int     `json:"port"`          // sftp
+	User        string  `json:"user"`          // sftp
+	Identity    Strings `json:"identity_file"` // sftp
+	KnownHosts  Strings `json:"known_hosts"`   // sftp
+	Command     Strings `json:"command"`       // sftp
+	Bucket      string  `json:"bucket"`        // s3
+	Endpoint    string  `json:"endpoint"`      // s3
+	Prefix      string  `json:"prefix"`        // s3
+	Region      string  `json:"region"`        // s3
+	PlainHTTP   bool    `json:"plain_http"`    // s3
+	Addressing  string  `json:"addressing"`    // s3
+	Profile     string  `json:"profile"`       // s3
+	CAFile      string  `json:"ca_file"`       // s3
+	PackClass   string  `json:"pack_class"`    // s3
+	Connections int     `json:"connections"`   // sftp, s3
 }
 
 // Job is a named backup. Its lists are added to those of the file, its other fields replace them.
@@ -71,3 +81,6 @@ func Compressions() []string { return []string{"auto", "off", "fastest", "defaul
 
 // StorageTypes are the values of a storage's type.
 func StorageTypes() []string { return []string{"local", "sftp", "s3"} }
+
+// Addressings are the values of an S3 storage's addressing, the default first.
+func Addressings() []string { return []string{"auto", "path", "virtual-host"} }

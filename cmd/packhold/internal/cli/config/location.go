@@ -12,26 +12,17 @@ import (
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
-// ErrUnsupported is matched by the error of a storage that this version has no driver for.
-var ErrUnsupported = errors.New("not supported by this version")
-
 // Location is where a repository is.
 type Location struct {
 	Type string // local, sftp or s3
-	Path string // local: an absolute path; otherwise "", the text says it
+	Path string // local: an absolute path; otherwise ""
 	text string
+
+	Storage Storage // sftp and s3: all that was said of it
 }
 
 // String returns the location as it may be shown, without a password.
 func (l Location) String() string { return l.text }
-
-// Supported returns an error matching ErrUnsupported if this version cannot open the location.
-func (l Location) Supported() error {
-	if l.Type != "local" {
-		return fmt.Errorf("storage type %s is %w", l.Type, ErrUnsupported)
-	}
-	return nil
-}
 
 // ParseLocation reads what --repo and PACKHOLD_REPOSITORY take: a path, sftp://user@host:port/absolute/path or
 // s3://endpoint/bucket/prefix (s3:http://host:port/bucket/prefix for plain HTTP). Relative paths begin at the working
@@ -45,13 +36,29 @@ func ParseLocation(s string) (Location, error) {
 		if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
 			return Location{}, errors.New("an S3 repository is written s3://endpoint/bucket/prefix or s3:http://host:port/bucket/prefix")
 		}
-		return Location{Type: "s3", text: "s3:" + masked(u)}, nil
+		if u.User != nil || u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https" {
+			return Location{}, errors.New("an S3 repository is written s3://endpoint/bucket/prefix or s3:http://host:port/bucket/prefix; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+		}
+		bucket, prefix, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+		return Location{Type: "s3", text: "s3:" + masked(u), Storage: Storage{Type: "s3", Endpoint: u.Host, Bucket: bucket, Prefix: prefix, PlainHTTP: u.Scheme == "http"}}, nil
 	case scheme == "sftp" && found:
 		u, err := url.Parse(s)
 		if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
 			return Location{}, errors.New("an SFTP repository is written sftp://user@host:port/absolute/path, /~/ for the home folder")
 		}
-		return Location{Type: "sftp", text: masked(u)}, nil
+		st := Storage{Type: "sftp", Host: u.Hostname(), User: u.User.Username(), Path: u.Path}
+		if p := u.Port(); p != "" {
+			if st.Port, err = strconv.Atoi(p); err != nil {
+				return Location{}, fmt.Errorf("%s is no port", term.Name(p))
+			}
+		}
+		if _, secret := u.User.Password(); secret {
+			return Location{}, errors.New("a password has no place in the address of a repository: use a key")
+		}
+		if home, ok := strings.CutPrefix(u.Path, "/~/"); ok {
+			st.Path = home
+		}
+		return Location{Type: "sftp", text: masked(u), Storage: st}, nil
 	case found && schemeLike(scheme):
 		return Location{}, fmt.Errorf("%s:// is no kind of repository; it is a path, an sftp:// or an s3:// address", scheme)
 	}
@@ -92,7 +99,7 @@ func (s *Storage) Location() Location {
 		if s.User != "" {
 			u.User = url.User(s.User)
 		}
-		return Location{Type: "sftp", text: u.String()}
+		return Location{Type: "sftp", text: u.String(), Storage: *s}
 	case "s3":
 		endpoint, scheme := s.Endpoint, "s3"
 		if endpoint == "" {
@@ -102,7 +109,11 @@ func (s *Storage) Location() Location {
 		if s.Prefix != "" {
 			u.Path += "/" + s.Prefix
 		}
-		return Location{Type: "s3", text: u.String()}
+		if s.PlainHTTP {
+			u.Scheme = "http"
+			return Location{Type: "s3", text: "s3:" + u.String(), Storage: *s}
+		}
+		return Location{Type: "s3", text: u.String(), Storage: *s}
 	}
 	path := filepath.Clean(s.Path)
 	return Location{Type: "local", Path: path, text: path}

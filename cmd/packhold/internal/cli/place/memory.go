@@ -1,0 +1,57 @@
+package place
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+
+	"packhold/backends/s3"
+	"packhold/cmd/packhold/internal/cli/config"
+)
+
+// memory is what was found out about a place: asking again costs dozens of requests.
+type memory struct {
+	Place  string       `json:"place"`
+	When   time.Time    `json:"when"`
+	Region string       `json:"region,omitempty"`
+	S3     s3.Abilities `json:"s3"`
+}
+
+// trusted is how long what a place can do counts as known. Servers are replaced and buckets are changed.
+const trusted = 30 * 24 * time.Hour
+
+func memoryFile(folder string, l config.Location) string {
+	sum := sha256.Sum256([]byte(l.String()))
+	return filepath.Join(folder, hex.EncodeToString(sum[:8])+".json")
+}
+
+// recall returns what is known of a place, nil if nothing is.
+func recall(folder string, l config.Location) *memory {
+	if folder == "" {
+		return nil
+	}
+	b, err := os.ReadFile(memoryFile(folder, l))
+	if err != nil {
+		return nil
+	}
+	m := new(memory)
+	if json.Unmarshal(b, m) != nil || m.Place != l.String() || time.Since(m.When) > trusted {
+		return nil
+	}
+	return m
+}
+
+// remember writes m down. It saves requests only, so a failure is none.
+func remember(folder string, l config.Location, m memory) {
+	if folder == "" {
+		return
+	}
+	m.Place = l.String()
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err == nil && os.MkdirAll(folder, 0o700) == nil {
+		_ = os.WriteFile(memoryFile(folder, l), append(b, '\n'), 0o600)
+	}
+}

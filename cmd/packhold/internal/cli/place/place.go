@@ -1,0 +1,138 @@
+// Package place opens the storage that a repository is kept in.
+package place
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"packhold/backends"
+	"packhold/backends/local"
+	"packhold/backends/retry"
+	"packhold/backends/s3"
+	"packhold/cmd/packhold/internal/cli/config"
+	"packhold/repo/stored"
+)
+
+// ErrUnsupported is matched by the error of a storage that this version has no driver for.
+var ErrUnsupported = errors.New("not supported by this version")
+
+// Options say how to open a place.
+type Options struct {
+	Getenv func(string) string
+	Create bool   // make what the repository is kept in: a folder, a bucket
+	Stale  bool   // remove what killed runs left half written
+	Memory string // the folder that remembers what places can do; "" forgets
+
+	// Waiting is told that a call failed and is tried again after the wait. It is called concurrently.
+	Waiting func(what string, err error, wait time.Duration)
+}
+
+// Place is an open storage. Close lets it go.
+type Place struct {
+	backends.Storage
+	io.Closer
+}
+
+// Open opens the place at l. One that does not exist is an error matching fs.ErrNotExist unless Create is set.
+func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
+	switch l.Type {
+	case "local":
+		st, err := local.Open(l.Path, local.Options{Create: o.Create, RemoveStale: o.Stale})
+		if err != nil {
+			return nil, err
+		}
+		return &Place{st, st}, nil
+	case "s3":
+		st, err := openS3(ctx, l, o)
+		if err != nil {
+			return nil, stored.Failed("opening", l.String(), err)
+		}
+		return &Place{retry.New(st, retry.Options{Waiting: o.Waiting}), st}, nil
+	}
+	return nil, fmt.Errorf("storage type %s is %w", l.Type, ErrUnsupported)
+}
+
+// first returns the first text that is not empty.
+func first(texts ...string) string {
+	for _, t := range texts {
+		if t != "" {
+			return t
+		}
+	}
+	return ""
+}
+
+// OpenS3 opens an S3 place without trying failed calls again, for who wants to know what it can do.
+func OpenS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error) {
+	so, err := optionsS3(l.Storage, o)
+	if err != nil {
+		return nil, err
+	}
+	return s3.Open(ctx, so)
+}
+
+func optionsS3(c config.Storage, o Options) (s3.Options, error) {
+	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, Connections: c.Connections,
+		Region: first(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
+	switch c.Addressing {
+	case "path":
+		so.Addressing = s3.PathStyle
+	case "virtual-host":
+		so.Addressing = s3.VirtualHost
+	}
+	if c.PackClass != "" {
+		so.Classes = map[string]string{"packs/": c.PackClass}
+	}
+	if c.CAFile != "" {
+		var err error
+		if so.CA, err = os.ReadFile(c.CAFile); err != nil {
+			return so, err
+		}
+	}
+	file := o.Getenv("AWS_SHARED_CREDENTIALS_FILE")
+	if home := first(o.Getenv("HOME"), o.Getenv("USERPROFILE")); file == "" && home != "" {
+		file = filepath.Join(home, ".aws", "credentials")
+	}
+	shared := s3.SharedFile(file, first(c.Profile, o.Getenv("AWS_PROFILE")))
+	so.Credentials = []s3.Provider{s3.Environment(o.Getenv), shared, s3.Instance(o.Getenv, "")}
+	if c.Profile != "" { // whoever names a profile means it
+		so.Credentials = []s3.Provider{shared}
+	}
+	return so, nil
+}
+
+func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error) {
+	so, err := optionsS3(l.Storage, o)
+	if err != nil {
+		return nil, err
+	}
+	known := recall(o.Memory, l)
+	if !o.Create && known != nil { // who makes a repository looks for himself
+		so.Abilities, so.Region = &known.S3, first(so.Region, known.Region)
+	}
+	st, err := s3.Open(ctx, so)
+	if err != nil {
+		return nil, err
+	}
+	if o.Stale {
+		_, err = st.RemoveStale(ctx)
+	}
+	if so.Abilities == nil && err == nil {
+		var a s3.Abilities
+		if a, err = st.Probe(ctx); err == nil {
+			remember(o.Memory, l, memory{S3: a, Region: st.Region(), When: time.Now()})
+		}
+	}
+	// Who may only read can do neither, and needs neither.
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, errors.Join(err, st.Close())
+	}
+	return st, nil
+}
