@@ -199,6 +199,10 @@ func TestS3(t *testing.T) {
 	r.env = append(r.env, "PACKHOLD_CONFIG="+config)
 	mainJob(t, r)
 
+	if out := r.exits(t, 0, "storage", "test").stdout; strings.Count(out, "yes") < 9 {
+		t.Errorf("the storage can do\n%s", out)
+	}
+
 	// What can be wrong with it.
 	wrong := s.remote(t, "bucket/a/prefix")
 	wrong.env[1] = "AWS_SECRET_ACCESS_KEY=wrong"

@@ -65,6 +65,7 @@ func (a *app) commands() []*cli.Command {
 		a.statsCommand(),
 		a.keyCommand(),
 		a.hostCommand(),
+		a.storageCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 		a.completeCommand(),

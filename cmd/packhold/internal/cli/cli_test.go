@@ -236,7 +236,7 @@ func TestConfigErrors(t *testing.T) {
 		path = filepath.Join(home, "c.json")
 	}
 	for text, want := range map[string]struct{ word, part string }{
-		"{\n  \"job\": []\n}":                                   {"config.syntax", `:2:3`},
+		"{\n  \"job\": []\n}": {"config.syntax", `:2:3`},
 		`{"jobs": [{"source": "/a", "type": "\u001b[2Jfull"}]}`: {"config.syntax", "must be one of"},
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
 	"packhold/cmd/packhold/internal/cli/place"
@@ -52,10 +53,9 @@ func (a *app) storage(ctx context.Context, create, stale bool) (*place.Place, er
 		return nil, err
 	}
 	a.where = s.Repository.String()
-	p, err := place.Open(ctx, s.Repository, place.Options{Getenv: a.env.Getenv, Create: create, Stale: stale, Memory: filepath.Join(s.Folders.State, "places"),
-		Waiting: func(what string, err error, wait time.Duration) {
-			a.out.warn("storage", fmt.Sprintf("%s: %v; tried again in %v", what, err, wait.Round(time.Millisecond)))
-		}})
+	o := a.placeOptions(s)
+	o.Create, o.Stale = create, stale
+	p, err := place.Open(ctx, s.Repository, o)
 	if !create && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
 	}
@@ -63,6 +63,13 @@ func (a *app) storage(ctx context.Context, create, stale bool) (*place.Place, er
 		p.Storage = a.env.Storage(p.Storage)
 	}
 	return p, err
+}
+
+// placeOptions are those of every place.
+func (a *app) placeOptions(s *config.Settings) place.Options {
+	return place.Options{Getenv: a.env.Getenv, Memory: filepath.Join(s.Folders.State, "places"), Waiting: func(what string, err error, wait time.Duration) {
+		a.out.warn("storage", fmt.Sprintf("%s: %v; tried again in %v", what, err, wait.Round(time.Millisecond)))
+	}}
 }
 
 // openRepository opens the repository with what need asks for. The caller closes it.

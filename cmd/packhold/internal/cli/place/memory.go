@@ -55,3 +55,10 @@ func remember(folder string, l config.Location, m memory) {
 		_ = os.WriteFile(memoryFile(folder, l), append(b, '\n'), 0o600)
 	}
 }
+
+// Forget makes the next Open find out anew what a place can do.
+func Forget(o Options, l config.Location) {
+	if o.Memory != "" {
+		_ = os.Remove(memoryFile(o.Memory, l))
+	}
+}

@@ -1,0 +1,187 @@
+package place
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"packhold/backends"
+)
+
+// Finding is one thing that a place was asked to do.
+type Finding struct {
+	What   string // "exclusive create"
+	OK     bool
+	Needed bool // without it no repository can be kept there
+	Detail string
+}
+
+// probeFolder is where Test puts its files: names that no format of a repository uses, so that listings leave them out.
+const probeFolder = "probe/"
+
+// racers is how many try to create a file at once: more than a server that looks first and writes then lets pass by chance.
+const racers = 8
+
+// Test finds out what the storage at a place can do, by doing it with small files of its own, which it removes as far as the storage
+// lets it. An error is of a storage that does not work at all.
+func Test(ctx context.Context, s backends.Storage, now func() time.Time) (list []Finding, err error) {
+	base := probeFolder + strings.ToLower(rand.Text()) + "/"
+	add := func(what string, needed bool, err error, detail string) {
+		if err != nil {
+			detail = err.Error()
+		}
+		list = append(list, Finding{what, err == nil, needed, detail})
+	}
+	name := base + "first"
+	data := []byte(rand.Text())
+	start := now()
+	if err := s.Put(ctx, name, data, backends.PutOptions{}); err != nil {
+		return nil, err
+	}
+	took := now().Sub(start)
+	add("store", true, nil, took.Round(100*time.Microsecond).String())
+
+	start = now()
+	b, err := s.Get(ctx, name, 0, -1)
+	if err == nil && !bytes.Equal(b, data) {
+		err = errors.New("other bytes come back than were stored")
+	}
+	add("read", true, err, now().Sub(start).Round(100*time.Microsecond).String())
+
+	info, err := s.Stat(ctx, name)
+	if err == nil && info.Size != int64(len(data)) {
+		err = fmt.Errorf("it has %d bytes, and %d were stored", info.Size, len(data))
+	}
+	add("describe", true, err, "")
+	if err == nil {
+		add("clock", false, nil, skewText(info.ModTime.Sub(now())))
+	}
+	add("list", true, listed(ctx, s, base, name), "")
+	add("exclusive create", true, exclusive(ctx, s, name, data), "")
+	add("exclusive create, many at once", true, race(ctx, s, base+"race"), fmt.Sprintf("one of %d won", racers))
+	add("replace", false, replace(ctx, s, name), "needed for repair")
+	keep(ctx, s, base+"kept", now, add)
+
+	var left []string
+	for _, n := range []string{name, base + "race"} {
+		if err := s.Delete(ctx, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			left = append(left, n)
+		}
+	}
+	switch {
+	case len(left) > 0:
+		add("delete", false, nil, "refused: an append-only place. "+strings.Join(left, ", ")+" stay")
+		list[len(list)-1].OK = false
+	default:
+		_, err := s.Stat(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		} else if err == nil {
+			err = errors.New("a deleted file is still there")
+		}
+		add("delete", false, err, "")
+	}
+	return list, ctx.Err()
+}
+
+func skewText(d time.Duration) string {
+	if d.Abs() < 2*time.Second {
+		return "as this machine's"
+	}
+	if d > 0 {
+		return d.Round(time.Second).String() + " ahead of this machine's"
+	}
+	return (-d).Round(time.Second).String() + " behind this machine's"
+}
+
+func listed(ctx context.Context, s backends.Storage, prefix, name string) error {
+	for info, err := range s.List(ctx, prefix) {
+		if err != nil {
+			return err
+		}
+		if info.Name == name {
+			return nil
+		}
+	}
+	return errors.New("a file that was stored is not listed")
+}
+
+// exclusive tries to create what is there.
+func exclusive(ctx context.Context, s backends.Storage, name string, data []byte) error {
+	err := s.Put(ctx, name, []byte("another"), backends.PutOptions{IfAbsent: true})
+	if err == nil {
+		return errors.New("an existing file was replaced")
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if b, err := s.Get(ctx, name, 0, -1); err != nil || !bytes.Equal(b, data) {
+		return errors.Join(errors.New("refused, and the existing file is another now"), err)
+	}
+	return nil
+}
+
+// race has many create one name at once.
+func race(ctx context.Context, s backends.Storage, name string) error {
+	var won atomic.Int32
+	var mu sync.Mutex // guards bad
+	var bad error
+	var g sync.WaitGroup
+	for i := range racers {
+		g.Go(func() {
+			switch err := s.Put(ctx, name, fmt.Append(nil, i), backends.PutOptions{IfAbsent: true}); {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, fs.ErrExist):
+				mu.Lock()
+				defer mu.Unlock()
+				bad = err
+			}
+		})
+	}
+	g.Wait()
+	if n := won.Load(); bad == nil && n != 1 {
+		return fmt.Errorf("%d of %d created the same file", n, racers)
+	}
+	return bad
+}
+
+func replace(ctx context.Context, s backends.Storage, name string) error {
+	data := []byte(rand.Text())
+	if err := s.Put(ctx, name, data, backends.PutOptions{}); err != nil {
+		return err
+	}
+	b, err := s.Get(ctx, name, 0, -1)
+	if err == nil && !bytes.Equal(b, data) {
+		err = errors.New("the old bytes come back")
+	}
+	return err
+}
+
+// keptFor is how long the file of the test of write-once stays: it cannot be removed sooner.
+const keptFor = time.Minute
+
+// keep stores a file for a minute, and tries to remove it.
+func keep(ctx context.Context, s backends.Storage, name string, now func() time.Time, add func(string, bool, error, string)) {
+	err := s.Put(ctx, name, []byte("kept"), backends.PutOptions{RetainUntil: now().Add(keptFor)})
+	switch {
+	case errors.Is(err, backends.ErrUnsupported):
+		add("write-once", false, errors.New("not offered"), "")
+		return
+	case err != nil:
+		add("write-once", false, err, "")
+		return
+	}
+	if err := s.Delete(ctx, name); err == nil {
+		add("write-once", false, errors.New("a locked file was deleted all the same"), "")
+		return
+	}
+	add("write-once", false, nil, fmt.Sprintf("%s stays for a minute, and can be removed then", name))
+}
