@@ -87,6 +87,9 @@ func fences(t *testing.T, doc string) []fence {
 	return all
 }
 
+// s3Example is the S3 server of the documents. The test starts one in its place.
+const s3Example = "s3.example.com:9000"
+
 // outside are the absolute paths that the documents use. They are moved below the folder of the test.
 var outside = regexp.MustCompile(`(^|[\s"'=:])/(critical|data|mnt|srv|tmp)\b`)
 
@@ -120,19 +123,27 @@ func TestDocumentedCommands(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			servers := strings.NewReplacer()
+			var keys []string
+			if slices.ContainsFunc(blocks, func(f fence) bool { return strings.Contains(f.text, "s3:http://"+s3Example) }) {
+				s := startS3(t)
+				servers = strings.NewReplacer(s3Example, s.addr)
+				keys = []string{"AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret}
+			}
 			exports := make(map[string]string) // by machine: what earlier blocks exported, as their reader's shell still has it
 			for _, f := range blocks {
 				h := home(filepath.Join(dir, "home", f.machine))
 				if err := os.MkdirAll(string(h), 0o700); err != nil {
 					t.Fatal(err)
 				}
-				script := outside.ReplaceAllString(f.text, "${1}"+dir+"/$2")
+				script := servers.Replace(outside.ReplaceAllString(f.text, "${1}"+dir+"/$2"))
 				cmd := exec.Command("sh", "-eu", "-c", exports[f.machine]+script)
 				cmd.Dir = filepath.Join(dir, "work")
 				cmd.Env = append(h.environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
 				if f.nopass {
 					cmd.Env = append(h.unattended(), "TMPDIR="+filepath.Join(dir, "tmp"))
 				}
+				cmd.Env = append(cmd.Env, keys...)
 				out, err := cmd.CombinedOutput()
 				if cmd.ProcessState == nil {
 					t.Fatal(err)
