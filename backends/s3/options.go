@@ -76,6 +76,9 @@ type Options struct {
 	// bounds too how long the server may take to answer what it has received.
 	Stall time.Duration
 
+	// Conn, if not nil, wraps every connection, below TLS, such as limit.Limiter.Conn.
+	Conn func(net.Conn) net.Conn
+
 	// Abilities, if not nil, is what an earlier Probe of this bucket at this endpoint found. Nil makes the first Put that needs to know probe.
 	Abilities *Abilities
 }
@@ -175,7 +178,7 @@ func (o Options) class(name string) string {
 func (o Options) transport() (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:               o.Proxy,
-		DialContext:         dialer{stall: o.Stall}.dial,
+		DialContext:         dialer{stall: o.Stall, wrap: o.Conn}.dial,
 		MaxConnsPerHost:     o.Connections,
 		MaxIdleConns:        o.Connections,
 		MaxIdleConnsPerHost: o.Connections,

@@ -51,14 +51,21 @@ func (c *call) skew() (time.Duration, bool) {
 }
 
 // dialer makes connections that fail when nothing moves on them.
-type dialer struct{ stall time.Duration }
+type dialer struct {
+	stall time.Duration
+	wrap  func(net.Conn) net.Conn // nil: as they are
+}
 
 func (d dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := netDialer(d.stall).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	return &watched{Conn: conn, stall: d.stall}, nil
+	conn = &watched{Conn: conn, stall: d.stall}
+	if d.wrap != nil {
+		conn = d.wrap(conn)
+	}
+	return conn, nil
 }
 
 // watched is a connection with a deadline that every read and write moves. A write moves that of a pending read too: net/http waits for the answer

@@ -46,7 +46,8 @@ func (a *app) action(run body) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		a.out.quiet, a.out.verbose = c.Bool("quiet"), c.Bool("verbose")
 		a.out.json = c.Bool("json")
-		a.flags = config.Flags{Config: c.String("config"), Repository: c.String("repo"), CacheDir: c.String("cache-dir")}
+		a.flags = config.Flags{Config: c.String("config"), Repository: c.String("repo"), CacheDir: c.String("cache-dir"),
+			LimitUpload: c.String("limit-upload"), LimitDownload: c.String("limit-download")}
 		a.where = c.Command.HelpName
 		return run(c.Context, c, c.Args().Slice())
 	}
@@ -78,6 +79,8 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "repo", Aliases: []string{"r"}, Usage: "repository: `PLACE` is a path, sftp://... or s3://... (PACKHOLD_REPOSITORY)", TakesFile: true},
 		&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (PACKHOLD_CONFIG)", TakesFile: true},
 		&cli.StringFlag{Name: "cache-dir", Usage: "`FOLDER` for the cache (PACKHOLD_CACHE_DIR)", TakesFile: true},
+		&cli.StringFlag{Name: "limit-upload", Usage: "send at most `RATE` bytes a second to the repository, as 2M"},
+		&cli.StringFlag{Name: "limit-download", Usage: "take at most `RATE` bytes a second from it"},
 		&cli.BoolFlag{Name: "json", Usage: "print JSON lines"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print data, warnings and errors only"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "print more of what is done"},

@@ -305,7 +305,7 @@ func TestSchemaHasTheFields(t *testing.T) {
 func TestSchemaAgrees(t *testing.T) {
 	root := parseSchema(t)
 	for _, c := range []string{
-		`{}`, `[]`, `{"x": 1}`, `{"compression": "best"}`, `{"compression": "zip"}`, `{"exclude": []}`, `{"exclude": ["a"]}`, `{"exclude": "a"}`, `{"exclude": ""}`,
+		`{}`, `[]`, `{"x": 1}`, `{"compression": "best"}`, `{"limit_upload": "2M"}`, `{"limit_upload": "1.5M", "limit_download": "20000"}`, `{"limit_upload": "fast"}`, `{"limit_download": "10"}`, `{"limit_upload": 5}`, `{"compression": "zip"}`, `{"exclude": []}`, `{"exclude": ["a"]}`, `{"exclude": "a"}`, `{"exclude": ""}`,
 		`{"exclude": 1}`, `{"exclude_caches": true}`, `{"exclude_caches": 1}`, `{"tags": [null]}`, `{"jobs": []}`, `{"jobs": {}}`, `{"jobs": [{}]}`, `{"storage": null}`,
 		`{"jobs": [{"source": "/a"}]}`, `{"jobs": [{"source": []}]}`, `{"jobs": [{"source": ["/a", "/b"], "name": "n"}]}`, `{"jobs": [{"source": "/a", "name": ""}]}`,
 		`{"jobs": [{"source": "/a", "type": "full"}]}`, `{"jobs": [{"source": "/a", "type": "Full"}]}`, `{"jobs": [{"source": "/a", "schedule": "@daily"}]}`,

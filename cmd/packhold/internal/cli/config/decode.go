@@ -325,6 +325,11 @@ func (d *decoder) check(f *File) error {
 	if f.Storage != nil {
 		must(d.checkStorage(f.Storage, at, oneOf))
 	}
+	for _, limit := range [][2]string{{"limit_upload", f.LimitUpload}, {"limit_download", f.LimitDownload}} {
+		if _, err := Rate(limit[1]); given(limit[0]) && err != nil {
+			must(d.problem(at(limit[0]), "", "%s: %v", limit[0], err))
+		}
+	}
 	if given("compression") {
 		must(oneOf("compression", f.Compression, Compressions()))
 	}

@@ -6,6 +6,8 @@ package config
 type File struct {
 	Schema        string   `json:"$schema"` // for editors, not used
 	Storage       *Storage `json:"storage"`
+	LimitUpload   string   `json:"limit_upload"`
+	LimitDownload string   `json:"limit_download"`
 	Compression   string   `json:"compression"`
 	Exclude       Strings  `json:"exclude"`
 	ExcludeFile   Strings  `json:"exclude_file"`

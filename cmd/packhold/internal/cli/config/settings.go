@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"packhold/cmd/packhold/internal/cli/term"
 )
 
 // Origin says where a setting came from.
@@ -26,6 +28,7 @@ func FromEnvironment(name string) Origin { return Origin("environment " + name) 
 // Flags are the settings given on the command line; empty ones are not given.
 type Flags struct {
 	Config, Repository, CacheDir string
+	LimitUpload, LimitDownload   string
 }
 
 // Settings is what a run works with.
@@ -37,6 +40,7 @@ type Settings struct {
 	Repository       Location
 	RepositoryOrigin Origin
 	CacheOrigin      Origin
+	Up, Down         int64 // bytes a second to and from the repository; 0: any
 }
 
 // FileError is an error of the configuration file at Path. The cause is a *Problem, or the system's error.
@@ -73,7 +77,35 @@ func Load(flags Flags, getenv func(string) string) (*Settings, error) {
 	if err := s.loadFile(flags, getenv); err != nil {
 		return nil, err
 	}
+	if s.Up, err = Rate(first(flags.LimitUpload, s.File.LimitUpload)); err != nil {
+		return nil, fmt.Errorf("limit of uploads: %w", err)
+	}
+	if s.Down, err = Rate(first(flags.LimitDownload, s.File.LimitDownload)); err != nil {
+		return nil, fmt.Errorf("limit of downloads: %w", err)
+	}
 	return s, s.findRepository(flags, getenv)
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// leastRate is the slowest rate, bytes a second: what takes longer than a server waits for the rest of a request is no connection.
+const leastRate = 1 << 10
+
+// Rate reads a number of bytes a second, such as 2M. Nothing is no limit, which is 0.
+func Rate(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := term.ParseSize(text)
+	if err == nil && n < leastRate {
+		err = fmt.Errorf("%s a second is too slow: at least %s", term.Bytes(n), term.Bytes(leastRate))
+	}
+	return n, err
 }
 
 // loadFile reads the file that is named, or else the first of the user's and the machine's that exists.
@@ -193,6 +225,8 @@ func (s *Settings) Entries(getenv func(string) string) []Entry {
 		folder("config_dir", s.Folders.Config, "PACKHOLD_CONFIG_DIR"),
 		{"cache_dir", s.Folders.Cache, s.CacheOrigin},
 		folder("state_dir", s.Folders.State, "PACKHOLD_STATE_DIR"),
+		from("limit_upload", f.LimitUpload, "none"),
+		from("limit_download", f.LimitDownload, "none"),
 		from("compression", f.Compression, Compressions()[0]),
 		from("exclude", strings.Join(f.Exclude, " "), ""),
 		from("exclude_file", strings.Join(f.ExcludeFile, " "), ""),

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"packhold/backends"
+	"packhold/backends/limit"
 	"packhold/backends/local"
 	"packhold/backends/retry"
 	"packhold/backends/s3"
@@ -29,6 +30,9 @@ type Options struct {
 	Create bool   // make what the repository is kept in: a folder, a bucket
 	Stale  bool   // remove what killed runs left half written
 	Memory string // the folder that remembers what places can do; "" forgets
+
+	// Up and Down are how many bytes a second may go to the place and come from it; 0: any.
+	Up, Down int64
 
 	// Waiting is told that a call failed and is tried again after the wait. It is called concurrently.
 	Waiting func(what string, err error, wait time.Duration)
@@ -47,6 +51,9 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 		st, err := local.Open(l.Path, local.Options{Create: o.Create, RemoveStale: o.Stale})
 		if err != nil {
 			return nil, err
+		}
+		if o.Up+o.Down > 0 {
+			return &Place{limit.New(o.Up, o.Down).Storage(st), st}, nil
 		}
 		return &Place{st, st}, nil
 	case "s3":
@@ -69,18 +76,12 @@ func first(texts ...string) string {
 	return ""
 }
 
-// OpenS3 opens an S3 place without trying failed calls again, for who wants to know what it can do.
-func OpenS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error) {
-	so, err := optionsS3(l.Storage, o)
-	if err != nil {
-		return nil, err
-	}
-	return s3.Open(ctx, so)
-}
-
 func optionsS3(c config.Storage, o Options) (s3.Options, error) {
 	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, Connections: c.Connections,
 		Region: first(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
+	if o.Up+o.Down > 0 {
+		so.Conn = limit.New(o.Up, o.Down).Conn
+	}
 	switch c.Addressing {
 	case "path":
 		so.Addressing = s3.PathStyle
