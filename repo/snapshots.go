@@ -93,7 +93,7 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	room := stored.NewBudget()
 	for i, info := range infos {
 		g.Go(func() error {
-			b, done, err := room.Fetch(gctx, r.storage, info.Name)
+			b, done, err := room.FetchListed(gctx, r.storage, info)
 			defer done()
 			var rec *snapshot.Record
 			if err == nil {

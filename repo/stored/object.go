@@ -4,7 +4,9 @@ package stored
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 	"sync"
@@ -95,6 +97,21 @@ func (b Budget) Fetch(ctx context.Context, s backends.Storage, name string) (obj
 	return object, func() { b.bytes.Release(n) }, Failed("reading", name, err)
 }
 
+// FetchListed is Fetch of an object that a listing described just now, which saves asking for its size. Where the listing was wrong it asks.
+func (b Budget) FetchListed(ctx context.Context, s backends.Storage, i backends.Info) (object []byte, done func(), err error) {
+	if i.Size <= 0 || i.Size > min(format.MaxSize(i.Name), b.most) {
+		return b.Fetch(ctx, s, i.Name)
+	}
+	if err := b.bytes.Acquire(ctx, i.Size); err != nil {
+		return nil, func() {}, err
+	}
+	if object, err = s.Get(ctx, i.Name, 0, i.Size); errors.Is(err, io.ErrUnexpectedEOF) {
+		b.bytes.Release(i.Size)
+		return b.Fetch(ctx, s, i.Name)
+	}
+	return object, func() { b.bytes.Release(i.Size) }, Failed("reading", i.Name, err)
+}
+
 // fetchers is how many small objects are fetched at once: enough to hide the round trips of a network.
 const fetchers = 8
 
@@ -109,7 +126,7 @@ func Each(ctx context.Context, s backends.Storage, infos []backends.Info, f func
 			if err := gctx.Err(); err != nil {
 				return err
 			}
-			b, done, err := room.Fetch(gctx, s, i.Name)
+			b, done, err := room.FetchListed(gctx, s, i)
 			defer done()
 			mu.Lock()
 			defer mu.Unlock()

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"packhold/backends"
+	"packhold/backends/fault"
+	"packhold/backends/mem"
 	"packhold/crypt"
 )
 
@@ -54,5 +57,37 @@ func TestEachBounded(t *testing.T) {
 	}
 	if l.most > crypt.MaxObject {
 		t.Errorf("%d bytes at once", l.most)
+	}
+}
+
+// TestFetchListed: a listing that is right saves a request, one that is wrong about the size costs one.
+func TestFetchListed(t *testing.T) {
+	const name = "forgotten/0000000000000000000000000000000000000000000000000000000000000000"
+	st := fault.New(mem.New(time.Now))
+	if err := st.Put(t.Context(), name, []byte("an object"), backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		size        int64
+		stats, gets int
+		want        string
+	}{{9, 0, 1, "an object"}, {20, 1, 2, "an object"}, {0, 1, 1, "an object"}, {4, 0, 1, "an o"}, {1 << 40, 1, 1, "an object"}} {
+		stats, gets := st.Calls(fault.Stat), st.Calls(fault.Get)
+		b := NewBudget()
+		object, done, err := b.FetchListed(t.Context(), st, backends.Info{Name: name, Size: c.size})
+		done()
+		if err != nil || string(object) != c.want || st.Calls(fault.Stat)-stats != c.stats || st.Calls(fault.Get)-gets != c.gets {
+			t.Errorf("listed with %d bytes: %q, %v, %d and %d calls", c.size, object, err, st.Calls(fault.Stat)-stats, st.Calls(fault.Get)-gets)
+		}
+		if !b.bytes.TryAcquire(b.most) {
+			t.Errorf("listed with %d bytes: not all of the budget came back", c.size)
+		}
+	}
+	if err := st.Delete(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	_, done, err := NewBudget().FetchListed(t.Context(), st, backends.Info{Name: name, Size: 9})
+	if done(); !Missing(err) {
+		t.Error(err)
 	}
 }
