@@ -106,6 +106,11 @@ func (s *s3Server) remote(t *testing.T, place string) remote {
 	return remote{home(t.TempDir()), []string{"AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret, "PACKHOLD_REPOSITORY=s3:http://" + s.addr + "/" + place}}
 }
 
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // mainJob does what people do with a repository that is new.
 func mainJob(t *testing.T, r remote) {
 	t.Helper()
@@ -139,6 +144,11 @@ func mainJob(t *testing.T, r remote) {
 	r.exits(t, 0, "stats")
 	// Another machine, with the passphrase alone.
 	other := remote{home(t.TempDir()), r.env}
+	if ssh := filepath.Join(string(r.home), ".ssh"); isDir(ssh) {
+		if err := copyTree(ssh, filepath.Join(string(other.home), ".ssh")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	dst := filepath.Join(t.TempDir(), "restored")
 	other.exits(t, 0, "restore", "--quiet", "--destination", dst)
 	sameTree(t, second, dst)

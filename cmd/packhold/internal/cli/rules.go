@@ -7,9 +7,9 @@ import (
 	"syscall"
 
 	"packhold/backends"
+	"packhold/backends/sftp"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
-	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
 	"packhold/pack"
@@ -34,6 +34,9 @@ func rules() []fail.Rule {
 	return []fail.Rule{
 		{Is: audit.ErrRolledBack, Code: fail.Tampered, Word: "trust.rolledback", Effect: "Nothing newer than the older copy is used. Nothing was changed.",
 			Next: "find out who put an older copy there; if it was you, remove audit-*.json below the state folder that packhold config show names"},
+		{Is: sftp.ErrUnknownHost, Code: fail.Unreachable, Word: "host.unknown", Effect: nothing, Next: "compare the fingerprint with the server's; if it is the same, add the line to known_hosts"},
+		{Is: sftp.ErrHostKeyChanged, Code: fail.Unreachable, Word: "host.changed", Effect: nothing, Next: "find out why: the server was installed anew, or somebody is in between"},
+		{Is: sftp.ErrProxy, Code: fail.Usage, Word: "host.proxy", Effect: nothing, Next: "set command in the configuration's storage to an ssh that goes that way"},
 		{Is: repo.ErrTampered, Code: fail.Tampered, Word: "trust.tampered", Effect: notUsed,
 			Next: "find out who could write to the storage, then: packhold verify"},
 		{Is: repo.ErrForeign, Code: fail.Tampered, Word: "trust.foreign", Effect: nothing, Next: "check the path of the repository; a repository that was swapped must not be used"},
@@ -86,8 +89,6 @@ func rules() []fail.Rule {
 		{Is: context.DeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
 		{Is: os.ErrDeadlineExceeded, Code: fail.Unreachable, Word: "storage.timeout", Effect: "Nothing committed is lost.", Next: tryLater},
 
-		{Is: place.ErrUnsupported, Code: fail.Usage, Word: "storage.type", Effect: nothing,
-			Next: "keep the repository on a local or mounted path"},
 		{Is: config.ErrNoHome, Code: fail.Usage, Word: "config.home", Effect: nothing,
 			Next: "set HOME, or PACKHOLD_CONFIG_DIR, PACKHOLD_CACHE_DIR, PACKHOLD_STATE_DIR and PACKHOLD_REPOSITORY"},
 		{Is: backends.ErrUnsupported, Code: fail.Usage, Word: "storage.unsupported", Effect: nothing, Next: "leave the option out, or move the repository"},

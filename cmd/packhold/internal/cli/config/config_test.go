@@ -57,7 +57,11 @@ func TestRequirement(t *testing.T) {
 		if l.String() != want {
 			t.Errorf("%s is at %s", storage, l)
 		}
-		if l.Type != "local" && !reflect.DeepEqual(l.Storage, *f.Storage) {
+		said := *f.Storage
+		if l.Type == "sftp" && said.Path == "" {
+			said.Path = "packhold" // the default
+		}
+		if l.Type != "local" && !reflect.DeepEqual(l.Storage, said) {
 			t.Errorf("%s: %+v", storage, l.Storage)
 		}
 	}

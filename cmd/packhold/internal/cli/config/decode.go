@@ -406,6 +406,9 @@ func (d *decoder) checkStorage(s *Storage, at func(string) int, oneOf func(strin
 	if _, ok := d.at["storage.connections"]; ok && (s.Connections < 1 || s.Connections > 64) {
 		return d.problem(at("storage.connections"), "", "storage.connections must be 1 to 64")
 	}
+	if s.Type == "sftp" && s.Connections > 16 {
+		return d.problem(at("storage.connections"), "", "storage.connections must be 1 to 16 for sftp")
+	}
 	if s.Addressing != "" {
 		if err := oneOf("storage.addressing", s.Addressing, Addressings()); err != nil {
 			return err

@@ -55,6 +55,9 @@ func ParseLocation(s string) (Location, error) {
 		if _, secret := u.User.Password(); secret {
 			return Location{}, errors.New("a password has no place in the address of a repository: use a key")
 		}
+		if u.RawQuery != "" || u.Fragment != "" {
+			return Location{}, errors.New("an SFTP repository is written sftp://user@host:port/absolute/path, /~/ for the home folder")
+		}
 		if home, ok := strings.CutPrefix(u.Path, "/~/"); ok {
 			st.Path = home
 		}
@@ -88,10 +91,17 @@ func schemeLike(s string) bool {
 	return len(s) > 1 // a single letter is a Windows drive
 }
 
+// defaultFolder is where in the home folder on an SFTP server a repository is when nothing is said.
+const defaultFolder = "packhold"
+
 // Location returns where s says the repository is. s is from a checked file.
 func (s *Storage) Location() Location {
 	switch s.Type {
 	case "sftp":
+		in := *s
+		if in.Path == "" {
+			in.Path = defaultFolder
+		}
 		u := url.URL{Scheme: "sftp", Host: s.Host, Path: s.Path}
 		if s.Port != 0 {
 			u.Host = net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
@@ -99,7 +109,7 @@ func (s *Storage) Location() Location {
 		if s.User != "" {
 			u.User = url.User(s.User)
 		}
-		return Location{Type: "sftp", text: u.String(), Storage: *s}
+		return Location{Type: "sftp", text: u.String(), Storage: in}
 	case "s3":
 		endpoint, scheme := s.Endpoint, "s3"
 		if endpoint == "" {

@@ -21,14 +21,16 @@ import (
 	"packhold/repo/stored"
 )
 
-// ErrUnsupported is matched by the error of a storage that this version has no driver for.
-var ErrUnsupported = errors.New("not supported by this version")
-
 // Options say how to open a place.
 type Options struct {
 	Getenv func(string) string
 	Create bool   // make what the repository is kept in: a folder, a bucket
 	Stale  bool   // remove what killed runs left half written
+	User   string // who runs the program
+
+	// Ask asks for the passphrase of a key file; nil: nobody is there to be asked.
+	Ask func(ctx context.Context, prompt string) ([]byte, error)
+
 	Memory string // the folder that remembers what places can do; "" forgets
 
 	// Up and Down are how many bytes a second may go to the place and come from it; 0: any.
@@ -62,8 +64,18 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
 		return &Place{retry.New(st, retry.Options{Waiting: o.Waiting}), st}, nil
+	case "sftp":
+		st, err := openSFTP(ctx, l.Storage, o)
+		if err != nil {
+			return nil, stored.Failed("opening", l.String(), err)
+		}
+		p := &Place{retry.New(st, retry.Options{Waiting: o.Waiting}), st}
+		if o.Up+o.Down > 0 && len(l.Storage.Command) > 0 { // which has no connection of ours
+			p.Storage = limit.New(o.Up, o.Down).Storage(p.Storage)
+		}
+		return p, nil
 	}
-	return nil, fmt.Errorf("storage type %s is %w", l.Type, ErrUnsupported)
+	return nil, fmt.Errorf("storage type %s is unknown", l.Type) // config accepts no other
 }
 
 // first returns the first text that is not empty.
