@@ -67,7 +67,7 @@ func (a *app) storage(ctx context.Context, create, stale bool) (*place.Place, er
 
 // placeOptions are those of every place.
 func (a *app) placeOptions(s *config.Settings) place.Options {
-	return place.Options{Getenv: a.env.Getenv, User: userName(), Ask: a.env.Ask, Up: s.Up, Down: s.Down, Memory: filepath.Join(s.Folders.State, "places"), Waiting: func(what string, err error, wait time.Duration) {
+	return place.Options{Getenv: a.env.Getenv, User: userName(), Now: a.env.Now, Ask: a.env.Ask, Up: s.Up, Down: s.Down, Memory: filepath.Join(s.Folders.State, "places"), Waiting: func(what string, err error, wait time.Duration) {
 		a.out.warn("storage", fmt.Sprintf("%s: %v; tried again in %v", what, err, wait.Round(time.Millisecond)))
 	}}
 }

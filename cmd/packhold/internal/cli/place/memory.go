@@ -29,30 +29,30 @@ func memoryFile(folder string, l config.Location) string {
 }
 
 // recall returns what is known of a place, nil if nothing is.
-func recall(folder string, l config.Location) *memory {
-	if folder == "" {
+func recall(o Options, l config.Location) *memory {
+	if o.Memory == "" {
 		return nil
 	}
-	b, err := os.ReadFile(memoryFile(folder, l))
+	b, err := os.ReadFile(memoryFile(o.Memory, l))
 	if err != nil {
 		return nil
 	}
 	m := new(memory)
-	if json.Unmarshal(b, m) != nil || m.Place != l.String() || time.Since(m.When) > trusted {
+	if json.Unmarshal(b, m) != nil || m.Place != l.String() || o.Now().Sub(m.When) > trusted {
 		return nil
 	}
 	return m
 }
 
 // remember writes m down. It saves requests only, so a failure is none.
-func remember(folder string, l config.Location, m memory) {
-	if folder == "" {
+func remember(o Options, l config.Location, m memory) {
+	if o.Memory == "" {
 		return
 	}
-	m.Place = l.String()
+	m.Place, m.When = l.String(), o.Now()
 	b, err := json.MarshalIndent(m, "", "  ")
-	if err == nil && os.MkdirAll(folder, 0o700) == nil {
-		_ = os.WriteFile(memoryFile(folder, l), append(b, '\n'), 0o600)
+	if err == nil && os.MkdirAll(o.Memory, 0o700) == nil {
+		_ = os.WriteFile(memoryFile(o.Memory, l), append(b, '\n'), 0o600)
 	}
 }
 

@@ -27,6 +27,7 @@ type Options struct {
 	Create bool   // make what the repository is kept in: a folder, a bucket
 	Stale  bool   // remove what killed runs left half written
 	User   string // who runs the program
+	Now    func() time.Time
 
 	// Ask asks for the passphrase of a key file; nil: nobody is there to be asked.
 	Ask func(ctx context.Context, prompt string) ([]byte, error)
@@ -126,7 +127,7 @@ func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error
 	if err != nil {
 		return nil, err
 	}
-	known := recall(o.Memory, l)
+	known := recall(o, l)
 	if !o.Create && known != nil { // who makes a repository looks for himself
 		so.Abilities, so.Region = &known.S3, first(so.Region, known.Region)
 	}
@@ -140,7 +141,7 @@ func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error
 	if so.Abilities == nil && err == nil {
 		var a s3.Abilities
 		if a, err = st.Probe(ctx); err == nil {
-			remember(o.Memory, l, memory{S3: a, Region: st.Region(), When: time.Now()})
+			remember(o, l, memory{S3: a, Region: st.Region()})
 		}
 	}
 	// Who may only read can do neither, and needs neither.
