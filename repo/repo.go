@@ -55,6 +55,7 @@ type Access struct {
 type Options struct {
 	Now       func() time.Time // nil: time.Now
 	CachePath string           // file of the index cache; "" keeps none
+	Found     *Found           // what ReadConfig returned for the same storage just now; nil: it is read
 }
 
 // Repo is an open repository. Its methods may be called concurrently, but LoadIndex before anything that looks up blobs, and those that
@@ -94,6 +95,7 @@ type Repo struct {
 	reported map[string]bool
 	sessions map[crypt.SessionID]crypt.SessionKey
 	packKeys map[packKeyID]*crypt.PackKey
+	known    map[string]knownSnapshot // by name: what was read and checked need not be read again
 }
 
 // What holds a secret prints as its kind alone, so that no message gives it away.
@@ -110,7 +112,12 @@ func (Access) Format(f fmt.State, _ rune) { io.WriteString(f, "[access]") }
 // or are the storage's.
 func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, error) {
 	r := newRepo(s, o)
-	if err := r.readConfig(ctx, a.Credential); err != nil {
+	if f, c := o.Found, a.Credential; f != nil && (c == nil || c.Repo == f.ID && bytes.Equal(c.Root, f.Root)) {
+		r.config = f.Config
+		for _, p := range f.problems {
+			r.problem(p.Object, p.Err)
+		}
+	} else if err := r.readConfig(ctx, c); err != nil {
 		return nil, err
 	}
 	pinned := r.config.Root
@@ -151,7 +158,8 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 func newRepo(s backends.Storage, o Options) *Repo {
 	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailMost: tailMost,
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
-		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey)}
+		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey),
+		known: make(map[string]knownSnapshot)}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -517,11 +525,17 @@ func (r *Repo) parseMark(name string, object []byte) (*format.Mark, error) {
 	return m, err
 }
 
+// Found is a config that was read without any key.
+type Found struct {
+	*format.Config
+	problems []Problem
+}
+
 // ReadConfig finds a readable config in s without any key: what a program needs to know which credential to take. Errors are those of Open.
-func ReadConfig(ctx context.Context, s backends.Storage) (*format.Config, error) {
+func ReadConfig(ctx context.Context, s backends.Storage) (*Found, error) {
 	r := newRepo(s, Options{})
 	if err := r.readConfig(ctx, nil); err != nil {
 		return nil, err
 	}
-	return r.config, nil
+	return &Found{r.config, r.Problems()}, nil
 }

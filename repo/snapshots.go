@@ -76,6 +76,12 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	return all, nil
 }
 
+// knownSnapshot is what an object of snapshots/ was found to be, with the size it had. Such objects never change.
+type knownSnapshot struct {
+	size int64
+	snap *Snapshot // nil: a void
+}
+
 // snapshots also counts the objects that were left out: each of them may be a snapshot, with a number that must not be given again.
 func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, err error) {
 	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
@@ -92,6 +98,13 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	g.SetLimit(4)
 	room := stored.NewBudget()
 	for i, info := range infos {
+		r.mu.Lock()
+		known, ok := r.known[info.Name]
+		r.mu.Unlock()
+		if ok && known.size == info.Size {
+			found[i] = known.snap
+			continue
+		}
 		g.Go(func() error {
 			b, done, err := room.FetchListed(gctx, r.storage, info)
 			defer done()
@@ -112,6 +125,9 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 			if rec.Kind == snapshot.Snapshot {
 				found[i] = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(b), Stored: info.ModTime}
 			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.known[info.Name] = knownSnapshot{info.Size, found[i]}
 			return nil
 		})
 	}

@@ -116,7 +116,7 @@ func (a *app) openIn(ctx context.Context, v values, st *place.Place, need keyNee
 			r.passphrase.Zero()
 		}
 	}()
-	o := repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index")}
+	o := repo.Options{Now: a.env.Now, CachePath: filepath.Join(r.cacheDir, "index"), Found: cfg}
 	if err := os.MkdirAll(r.cacheDir, 0o700); err != nil { // it saves time, and the day of a restore must not fail for it
 		a.out.warn("cache", err.Error())
 		r.cacheDir, o.CachePath = "", ""
