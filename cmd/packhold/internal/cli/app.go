@@ -11,6 +11,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/secret"
+	"packhold/cmd/packhold/internal/cli/serving"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
@@ -66,11 +67,18 @@ func (a *app) commands() []*cli.Command {
 		a.statsCommand(),
 		a.keyCommand(),
 		a.hostCommand(),
+		a.serveCommand(),
 		a.storageCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 		a.completeCommand(),
 	}
+}
+
+func (a *app) serveCommand() *cli.Command {
+	c := serving.Command()
+	c.Action = a.action(func(ctx context.Context, v values, args []string) error { return serving.Run(ctx, v, args, a.env.Stdin, a.env.Stdout) })
+	return c
 }
 
 // globalFlags may stand before or after the command.

@@ -1,0 +1,64 @@
+// Package serving is the command serve: a folder over SFTP to the client at the other end of standard input and output.
+package serving
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"packhold/backends/serve"
+	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/term"
+)
+
+// Command describes the command, without an Action.
+func Command() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "serve a folder over SFTP to one client, as a forced command of sshd", ArgsUsage: "DIR",
+		Description: "In authorized_keys on the backup server, in one line:\n\n" +
+			"  command=\"packhold serve --stdio --append-only /srv/backup\",restrict ssh-ed25519 AAAA...\n\n" +
+			"The folder is then / to the client, whose repository is sftp://user@server/~/. With --append-only it can read and add, and neither delete nor replace what is finished.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "stdio", Usage: "speak SFTP on standard input and output (needed: there is no other way)"},
+			&cli.BoolFlag{Name: "append-only", Usage: "refuse to delete and to replace finished files"},
+			&cli.StringFlag{Name: "quota", Usage: "refuse to let the folder grow beyond `SIZE`, such as 500G"},
+		},
+	}
+}
+
+// Flags are those of the command line.
+type Flags interface {
+	IsSet(name string) bool
+	String(name string) string
+	Bool(name string) bool
+}
+
+// Run carries the command out until the client goes or ctx ends. in and out must be files, as standard input and output are.
+func Run(ctx context.Context, v Flags, args []string, in io.Reader, out io.Writer) error {
+	const next = "packhold help serve"
+	switch {
+	case !v.Bool("stdio"):
+		return fail.Usagef("flag", next, "--stdio is missing")
+	case len(args) != 1:
+		return fail.Usagef("argument", next, "serve takes the folder as its one argument, found %d", len(args))
+	}
+	o := serve.Options{AppendOnly: v.Bool("append-only")}
+	if v.IsSet("quota") {
+		var err error
+		if o.Quota, err = term.ParseSize(v.String("quota")); err != nil || o.Quota == 0 {
+			return fail.Usagef("size", next, "--quota %s is no size above 0", term.Name(v.String("quota")))
+		}
+	}
+	inFile, isFile := in.(*os.File)
+	outFile, areFiles := out.(*os.File)
+	if !isFile || !areFiles {
+		return fail.Usagef("stdio", next, "standard input and output are no files")
+	}
+	conn, err := serve.Stdio(inFile, outFile)
+	if err != nil {
+		return err
+	}
+	return serve.Run(ctx, args[0], conn, o)
+}
