@@ -54,25 +54,30 @@ func (s *session) lstat(t target) (fs.FileInfo, error) {
 
 // openPlain opens a regular file, or a directory, for reading.
 func (s *session) openPlain(t target, dir bool) (*os.File, error) {
-	info, err := s.lstat(t)
-	if err != nil {
-		return nil, err
+	for try := 0; ; try++ {
+		info, err := s.lstat(t)
+		if err != nil {
+			return nil, err
+		}
+		if dir != info.IsDir() || !dir && !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%q is of another kind: %s", t.name, info.Mode())
+		}
+		f, err := s.root.OpenFile(t.name, openFlags, 0)
+		if err != nil {
+			return nil, err
+		}
+		opened, err := f.Stat()
+		if err == nil && os.SameFile(info, opened) {
+			return f, nil
+		}
+		_ = f.Close() // only read
+		if err == nil && try == 10 {
+			err = fmt.Errorf("%q was replaced while it was opened, again and again", t.name)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	if dir != info.IsDir() || !dir && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%q is of another kind: %s", t.name, info.Mode())
-	}
-	f, err := s.root.OpenFile(t.name, openFlags, 0)
-	if err != nil {
-		return nil, err
-	}
-	opened, err := f.Stat()
-	if err == nil && !os.SameFile(info, opened) {
-		err = fmt.Errorf("%q was replaced while it was opened", t.name)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 func (s *session) open(q request, t target) error {

@@ -268,10 +268,16 @@ func (s *session) doPath(ctx context.Context, q request, t target) error {
 	switch {
 	case q.verb == verbHardlink:
 		return s.publish(t, to, s.ops.link, keepsOld)
-	case q.verb == verbPosixRename && !s.o.AppendOnly && to.kind == kindFinished: // a temporary name changes under its file's lock only
+	case q.verb != verbPosixRename || to.kind != kindFinished: // no temporary name is replaced: it changes under its file's lock only
+		return s.publish(t, to, s.ops.rename, movesOld)
+	case !s.o.AppendOnly:
 		return s.publish(t, to, s.ops.replace, movesOld)
 	}
-	return s.publish(t, to, s.ops.rename, movesOld)
+	err = s.publish(t, to, s.ops.rename, movesOld)
+	if errors.Is(err, fs.ErrExist) {
+		err = fmt.Errorf("finished files are not replaced: %w", fs.ErrPermission)
+	}
+	return err
 }
 
 func (s *session) doHandle(ctx context.Context, q request, h *handle) error {
