@@ -76,9 +76,14 @@ func TestQuota(t *testing.T) {
 	c.want(t, codeFailure, verbWrite, h, uint64(0), "x")
 	c.want(t, codeOK, verbHardlink, "tmp/a0", "packs/aa/f")
 	wait()
-	// Another connection finds the folder full, too.
+	// Another connection finds the folder full, too, and counts a file with two names once.
 	other := start(t, dir, o, quick())
 	if n := other.fillUp(t, "b"); n != 0 {
+		t.Errorf("%d writes fit", n)
+	}
+	c.want(t, codeOK, verbRemove, "tmp/a20")
+	wait()
+	if n := other.fillUp(t, "twice"); n != 10 {
 		t.Errorf("%d writes fit", n)
 	}
 	// What is removed makes room for everybody; what is linked elsewhere does not.

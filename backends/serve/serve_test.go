@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+
+	"packhold/backends"
 )
 
 // quick are the system's operations without fsync, which takes long.
@@ -493,6 +495,10 @@ func TestHandles(t *testing.T) {
 		c.want(t, codeDenied, verbFsetstat, h, attributes{flags: attrSize | attrOwner})
 		c.want(t, codeOK, verbFsetstat, h, attributes{flags: attrSize, size: 4})
 		c.want(t, codeOK, verbFsync, h)
+		c.want(t, codeOK, verbWrite, h, uint64(backends.MaxObject-1), "x")
+		c.want(t, codeFailure, verbWrite, h, uint64(backends.MaxObject), "x")
+		c.want(t, codeFailure, verbFsetstat, h, attributes{flags: attrSize, size: backends.MaxObject + 1})
+		c.want(t, codeOK, verbFsetstat, h, attributes{flags: attrSize, size: 4})
 		c.want(t, codeFailure, verbWrite, h, uint64(1<<62), "far away")
 		c.want(t, codeFailure, verbWrite, h, uint64(1<<63), "beyond")
 		c.want(t, codeFailure, verbFsetstat, h, attributes{flags: attrSize, size: 1 << 63})
@@ -579,6 +585,38 @@ func TestRace(t *testing.T) {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != fmt.Sprint(winner) {
 			t.Errorf("%d won, and the file holds %q, %v", winner, b, err)
 		}
+	}
+}
+
+// TestClaim: a file whose name was taken away before it was locked is not taken for what has the name now.
+func TestClaim(t *testing.T) {
+	dir := folder(t)
+	s, err := newSession(dir, Options{}, quick())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	old := target{kindTemporary, "tmp/old"}
+	for what, change := range map[string]func() error{
+		"replaced": func() error { return os.Rename(filepath.Join(dir, "tmp/src"), filepath.Join(dir, "tmp/old")) },
+		"removed":  func() error { return os.Remove(filepath.Join(dir, "tmp/old")) },
+	} {
+		if _, err := os.Lstat(filepath.Join(dir, "tmp/old")); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, "tmp/old"), nil, 0o400); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := s.openPlain(old, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.claim(f, old); err != errBusy {
+			t.Errorf("%s: %v", what, err)
+		}
+		f.Close()
 	}
 }
 
@@ -796,9 +834,11 @@ func TestRubbish(t *testing.T) {
 	for range maxHandles {
 		c.handleOf(t, verbOpen, "config", uint32(flagRead), attributes{})
 	}
-	for _, v := range []verb{verbOpen, verbOpendir} {
-		c.want(t, codeFailure, v, "packs", uint32(flagRead), attributes{})
-	}
+	c.want(t, codeFailure, verbOpen, "config", uint32(flagRead), attributes{})
+	c.want(t, codeFailure, verbOpen, "tmp/x", uint32(flagWrite|flagCreate), attributes{})
+	c.want(t, codeFailure, verbOpendir, "packs")
+	c.want(t, codeOK, verbClose, "1")
+	c.want(t, codeOK, verbOpendir, "packs")
 }
 
 // stream2 is a connection whose client says everything at once.
