@@ -255,7 +255,7 @@ func (s *session) removeStale(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 			info, err := s.lstat(t)
-			if err == nil && info.Mode().IsRegular() && s.quota.now().Sub(info.ModTime()) > staleAge {
+			if err == nil && info.Mode().IsRegular() && s.now().Sub(info.ModTime()) > staleAge {
 				err = s.remove(t)
 			}
 			// Gone, or its writer slept: no matter. Refused: it is another user's, or the file system is read-only.

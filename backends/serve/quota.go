@@ -14,7 +14,6 @@ import (
 // quota counts what the folder holds against a limit.
 type quota struct {
 	limit int64 // 0 is none
-	now   func() time.Time
 
 	used   int64 // as counted last, and what this process wrote since; what was removed since is still in it
 	recent int64 // at which value of used files are counted again, because of what other processes write
@@ -50,7 +49,7 @@ func (q *quota) take(ctx context.Context, s *session, n int64) error {
 // refresh counts again, unless that would take more than a twentieth of the time: a client that goes on writing to a full folder must not cost more.
 func (q *quota) refresh(ctx context.Context, s *session) error {
 	const share = 20
-	if q.now().Sub(q.counted) < share*q.took {
+	if s.now().Sub(q.counted) < share*q.took {
 		return nil
 	}
 	return q.count(ctx, s)
@@ -58,7 +57,7 @@ func (q *quota) refresh(ctx context.Context, s *session) error {
 
 func (q *quota) count(ctx context.Context, s *session) error {
 	const least = 64 << 20
-	began := q.now()
+	began := s.now()
 	c := counter{ctx: ctx, s: s, seen: map[inode]struct{}{}}
 	if err := c.folder("."); err != nil {
 		return fmt.Errorf("counting what the folder holds: %w", err)
@@ -73,7 +72,7 @@ func (q *quota) count(ctx context.Context, s *session) error {
 			c.add(id, info.Size())
 		}
 	}
-	q.counted = q.now()
+	q.counted = s.now()
 	q.took = q.counted.Sub(began)
 	q.used = c.sum
 	q.recent = q.used + max((q.limit-q.used)/16, least)

@@ -49,6 +49,16 @@ func (c *client) available(t *testing.T) uint64 {
 	return at(1) * at(4)
 }
 
+// room waits until n bytes are available, 10 s at most: files are not counted again at once.
+func (c *client) room(t *testing.T, n uint64) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); c.available(t)+4096 < n; wait() { // statvfs counts in blocks
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are available, not %d", c.available(t), n)
+		}
+	}
+}
+
 // wait lets the time pass in which files are not counted again.
 func wait() { time.Sleep(50 * time.Millisecond) }
 
@@ -82,7 +92,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("%d writes fit", n)
 	}
 	c.want(t, codeOK, verbRemove, "tmp/a20")
-	wait()
+	other.room(t, 10_000)
 	if n := other.fillUp(t, "twice"); n != 10 {
 		t.Errorf("%d writes fit", n)
 	}
@@ -93,7 +103,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("%d writes fit", n)
 	}
 	c.want(t, codeOK, verbRemove, "packs/aa/f")
-	wait()
+	other.room(t, 10_000)
 	if n := other.fillUp(t, "d"); n != 10 {
 		t.Errorf("%d writes fit", n)
 	}
@@ -103,7 +113,7 @@ func TestQuota(t *testing.T) {
 	}
 	// A file that is open takes room without a name.
 	c.want(t, codeOK, verbRemove, "tmp/a10")
-	wait()
+	c.room(t, 10_000)
 	h = c.handleOf(t, verbOpen, "tmp/hidden", uint32(flagWrite|flagCreate), attributes{})
 	c.want(t, codeOK, verbWrite, h, uint64(0), string(make([]byte, 10_000)))
 	c.want(t, codeOK, verbWrite, h, uint64(0), string(make([]byte, 10_000)))
@@ -113,7 +123,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("%d writes fit", n)
 	}
 	c.want(t, codeOK, verbClose, h)
-	wait()
+	c.room(t, 10_000)
 	if n := c.fillUp(t, "g"); n != 10 {
 		t.Errorf("%d writes fit", n)
 	}

@@ -40,6 +40,9 @@ import (
 // maxHandles is the number of files and directories that one connection may have open, as the ordinary limit of a process allows.
 const maxHandles = 256
 
+// ErrProtocol says that the client did not speak SFTP, or that it stopped in the middle of a request.
+var ErrProtocol = errors.New("the client broke the protocol")
+
 // Options says what Run allows. The zero value lets clients delete and replace finished files, one at a time and never in place, and has no quota.
 type Options struct {
 	// AppendOnly refuses to delete and to replace finished files.
@@ -53,7 +56,7 @@ type Options struct {
 }
 
 // Run serves the folder dir, which must exist, to the client at the other end of conn until that closes its side, which is no error, breaks the
-// protocol, or ctx ends. It uses about half a megabyte and one goroutine. What the client asks for is not trusted in any way; symbolic links in the
+// protocol (ErrProtocol), or ctx ends. It uses less than a megabyte and one goroutine. What the client asks for is not trusted in any way; symbolic links in the
 // folder are not followed. Temporary files older than a day are removed first, unless they are being written.
 //
 // The end of ctx closes conn, and only that does; Close must end Read and Write if Run is to return at once. On Windows, and other systems without
@@ -72,7 +75,7 @@ func run(ctx context.Context, dir string, conn io.ReadWriteCloser, o Options, op
 		}
 	}()
 	if !supported {
-		return errUnsupported
+		return fmt.Errorf("this system has no flock(2): %w", errors.ErrUnsupported)
 	}
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -105,6 +108,7 @@ type session struct {
 	self fs.FileInfo // of root
 	o    Options
 	ops  ops
+	now  func() time.Time
 
 	handles map[string]*handle
 	opened  uint64 // handles ever; their names
@@ -131,8 +135,8 @@ func newSession(dir string, o Options, ops ops) (*session, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	return &session{
-		root: root, path: dir, self: self, o: o, ops: ops, handles: map[string]*handle{}, synced: map[string]bool{}, lost: map[string]error{},
-		quota: quota{limit: o.Quota, now: time.Now},
+		root: root, path: dir, self: self, o: o, ops: ops, now: time.Now, handles: map[string]*handle{}, synced: map[string]bool{}, lost: map[string]error{},
+		quota: quota{limit: o.Quota},
 	}, nil
 }
 
@@ -165,7 +169,7 @@ func (s *session) serve(ctx context.Context, conn io.ReadWriter) error {
 		}
 		if !started {
 			if len(packet) < 5 || packet[0] != typeInit {
-				return fmt.Errorf("the client speaks no SFTP: %w", errMalformed)
+				return fmt.Errorf("%w: it did not begin with an SFTP version", ErrProtocol)
 			}
 			s.answer.begin(typeVersion, version)
 			for _, e := range extensions {
@@ -175,7 +179,7 @@ func (s *session) serve(ctx context.Context, conn io.ReadWriter) error {
 		} else {
 			q, err := decode(packet)
 			if err != nil && len(packet) < 5 {
-				return err
+				return fmt.Errorf("%w: %w", ErrProtocol, err)
 			}
 			if err == nil {
 				err = s.do(ctx, q)
@@ -203,19 +207,23 @@ func holdsPacket(in *bufio.Reader) bool {
 // readPacket reads a packet, into b if that is large enough, and returns it without its length. The end before it is io.EOF itself.
 func readPacket(in *bufio.Reader, b []byte) ([]byte, error) {
 	var head [4]byte
-	if _, err := io.ReadFull(in, head[:]); err != nil {
+	if _, err := io.ReadFull(in, head[:]); err == io.ErrUnexpectedEOF {
+		return b, fmt.Errorf("%w: %w", ErrProtocol, err)
+	} else if err != nil {
 		return b, err
 	}
 	n := int(min(binary.BigEndian.Uint32(head[:]), maxPacket+1))
 	if n == 0 || n > maxPacket {
-		return b, fmt.Errorf("a packet that is empty or above %d bytes: %w", maxPacket, errMalformed)
+		return b, fmt.Errorf("%w: a packet that is empty or above %d bytes", ErrProtocol, maxPacket)
 	}
 	if n > cap(b) {
 		b = make([]byte, n)
 	}
 	b = b[:n]
-	if _, err := io.ReadFull(in, b); err != nil {
-		return b, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
+	if _, err := io.ReadFull(in, b); err == io.EOF || err == io.ErrUnexpectedEOF {
+		return b, fmt.Errorf("%w: %w", ErrProtocol, io.ErrUnexpectedEOF)
+	} else if err != nil {
+		return b, err
 	}
 	return b, nil
 }

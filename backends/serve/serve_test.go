@@ -814,7 +814,7 @@ func TestRubbish(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		err := Run(t.Context(), t.TempDir(), &stream2{in: bytes.NewReader(stream), out: &out}, Options{AppendOnly: true})
-		if wantErr := name != "nothing at all"; (err != nil) != wantErr {
+		if wantErr := name != "nothing at all"; errors.Is(err, ErrProtocol) != wantErr || !wantErr && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if out.Len() > 200 {

@@ -77,7 +77,9 @@ func (a *app) commands() []*cli.Command {
 
 func (a *app) serveCommand() *cli.Command {
 	c := serving.Command()
-	c.Action = a.action(func(ctx context.Context, v values, args []string) error { return serving.Run(ctx, v, args, a.env.Stdin, a.env.Stdout) })
+	c.Action = a.action(func(ctx context.Context, v values, args []string) error {
+		return serving.Run(ctx, v, args, a.env.Stdin, a.env.Stdout)
+	})
 	return c
 }
 

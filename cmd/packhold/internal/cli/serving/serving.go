@@ -3,6 +3,7 @@ package serving
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 
@@ -60,5 +61,10 @@ func Run(ctx context.Context, v Flags, args []string, in io.Reader, out io.Write
 	if err != nil {
 		return err
 	}
-	return serve.Run(ctx, args[0], conn, o)
+	err = serve.Run(ctx, args[0], conn, o)
+	if errors.Is(err, serve.ErrProtocol) {
+		return &fail.Error{Code: fail.Unclassified, Word: "serve.protocol", Problem: err.Error(), Where: "standard input", Cause: err,
+			Effect: "The connection was ended. What is stored there stays.", Next: "connect with an SFTP client; " + next + " says how"}
+	}
+	return err
 }
