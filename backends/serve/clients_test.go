@@ -31,6 +31,7 @@ const (
 func TestMain(m *testing.M) {
 	dir, ok := os.LookupEnv(serveVariable)
 	if !ok {
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0") // of the servers, which end by the dozen
 		os.Exit(m.Run())
 	}
 	conn, err := Stdio(os.Stdin, os.Stdout)

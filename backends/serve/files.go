@@ -23,7 +23,7 @@ type handle struct {
 
 	// What follows is about a handle that created its temporary file, and holds its lock.
 	writes   bool
-	finished bool // the file has got its final name: nothing writes to it any more
+	finished bool // a final name was asked for: nothing writes to the file any more
 	dirty    bool // written to since it was synchronized
 	size     int64
 	lost     error // of an fsync that failed

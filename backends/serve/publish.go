@@ -90,6 +90,10 @@ func (s *session) publish(from, to target, give func(*os.Root, string, string) e
 	if err := s.replaceable(to); err != nil {
 		return err
 	}
+	if f.writer != nil && to.kind == kindFinished {
+		// Whatever comes of it: a step that fails, or on a network file system an answer that gets lost, may have given the name nevertheless.
+		f.writer.finished = true
+	}
 	err = give(s.root, from.name, to.name) // the commit point
 	if errors.Is(err, fs.ErrExist) {
 		// Said once that is durable: whose file it is may not have come to synchronizing the directory yet.
@@ -98,11 +102,8 @@ func (s *session) publish(from, to target, give func(*os.Root, string, string) e
 	if err != nil {
 		return err
 	}
-	if h := f.writer; h != nil {
-		h.finished = to.kind == kindFinished || h.finished
-		if moves || h.finished {
-			h.target = to
-		}
+	if f.writer != nil && moves {
+		f.writer.target = to
 	}
 	return s.syncDirs(dir, unsynced)
 }

@@ -4,9 +4,9 @@
 // protocol is version 3 with posix-rename, hardlink, fsync and statvfs of OpenSSH. To the client the folder is "/".
 //
 // A file is created below tmp/, exclusively, and written through the handle that created it and no other. It gets its name by rename or hard link, where
-// nothing has that name, and is finished: no handle writes to it any more, and no request changes it. Directories are made when they are needed and never
-// removed. Answers to fsync, rename, hard link and mkdir come when what was asked for outlasts a power loss. Nothing else can be changed: files of other
-// names, attributes, symbolic links.
+// nothing has that name, and is finished: no handle writes to it any more, and no request changes it. That holds from when the name is asked for.
+// Directories are made when they are needed and never removed. Answers to fsync, rename, hard link and mkdir come when what was asked for outlasts a
+// power loss. Nothing else can be changed: files of other names, attributes, symbolic links.
 //
 // # One writer for each temporary file
 //
@@ -56,8 +56,8 @@ type Options struct {
 }
 
 // Run serves the folder dir, which must exist, to the client at the other end of conn until that closes its side, which is no error, breaks the
-// protocol (ErrProtocol), or ctx ends. It uses less than a megabyte and one goroutine. What the client asks for is not trusted in any way; symbolic links in the
-// folder are not followed. Temporary files older than a day are removed first, unless they are being written.
+// protocol (ErrProtocol), or ctx ends. It uses less than a megabyte and one goroutine. What the client asks for is not trusted in any way; symbolic
+// links in the folder are not followed. Temporary files older than a day are removed first, unless they are being written.
 //
 // The end of ctx closes conn, and only that does; Close must end Read and Write if Run is to return at once. On Windows, and other systems without
 // flock(2), the error matches errors.ErrUnsupported.

@@ -364,6 +364,9 @@ func TestEveryVerb(t *testing.T) {
 		{"close", verbClose, path(), all(codeFailure), nil},
 	}
 	for flags := range uint32(128) {
+		if testing.Short() && flags >= 8 && flags != 0x1a && flags != 0x2b {
+			continue
+		}
 		want := codes{} // all denied
 		switch {
 		case flags == flagRead:
@@ -573,7 +576,7 @@ func TestRace(t *testing.T) {
 				if refusal := map[verb]uint32{verbHardlink: codeFailure, verbRename: codeFailure, verbPosixRename: codeDenied}[v]; !wins[i] && code != refusal {
 					t.Errorf("%s: code %d", v, code)
 				}
-				c.want(t, map[bool]uint32{true: codeDenied, false: codeOK}[wins[i]], verbWrite, h, uint64(0), "late")
+				c.want(t, codeDenied, verbWrite, h, uint64(0), "late")
 				c.want(t, codeOK, verbClose, h)
 			})
 		}
