@@ -87,8 +87,11 @@ func fences(t *testing.T, doc string) []fence {
 	return all
 }
 
-// s3Example is the S3 server of the documents. The test starts one in its place.
-const s3Example = "s3.example.com:9000"
+// The servers of the documents. The test starts others in their place.
+const (
+	s3Example  = "s3.example.com:9000"
+	sshExample = "sftp://backup@vault.example.com"
+)
 
 // outside are the absolute paths that the documents use. They are moved below the folder of the test.
 var outside = regexp.MustCompile(`(^|[\s"'=:])/(critical|data|mnt|srv|tmp)\b`)
@@ -123,20 +126,30 @@ func TestDocumentedCommands(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			servers := strings.NewReplacer()
-			var keys []string
-			if slices.ContainsFunc(blocks, func(f fence) bool { return strings.Contains(f.text, "s3:http://"+s3Example) }) {
+			uses := func(what string) bool {
+				return slices.ContainsFunc(blocks, func(f fence) bool { return strings.Contains(f.text, what) })
+			}
+			var servers, keys []string
+			admit := func(home) {}
+			if uses("s3:http://" + s3Example) {
 				s := startS3(t)
-				servers = strings.NewReplacer(s3Example, s.addr)
+				servers = append(servers, s3Example, s.addr)
 				keys = []string{"AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret}
 			}
+			if uses(sshExample) {
+				s := startSSH(t)
+				servers = append(servers, sshExample, s.url()+dir)
+				admit = func(h home) { s.admit(t, h) }
+			}
+			moved := strings.NewReplacer(servers...)
 			exports := make(map[string]string) // by machine: what earlier blocks exported, as their reader's shell still has it
 			for _, f := range blocks {
 				h := home(filepath.Join(dir, "home", f.machine))
 				if err := os.MkdirAll(string(h), 0o700); err != nil {
 					t.Fatal(err)
 				}
-				script := servers.Replace(outside.ReplaceAllString(f.text, "${1}"+dir+"/$2"))
+				admit(h)
+				script := moved.Replace(outside.ReplaceAllString(f.text, "${1}"+dir+"/$2"))
 				cmd := exec.Command("sh", "-eu", "-c", exports[f.machine]+script)
 				cmd.Dir = filepath.Join(dir, "work")
 				cmd.Env = append(h.environ(), "TMPDIR="+filepath.Join(dir, "tmp"))

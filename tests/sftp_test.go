@@ -97,8 +97,20 @@ func startSSH(t *testing.T) *sshServer {
 func (s *sshServer) remote(t *testing.T, path string) remote {
 	t.Helper()
 	h := home(t.TempDir())
+	s.admit(t, h)
+	return remote{h, []string{"PACKHOLD_REPOSITORY=" + s.url() + path}}
+}
+
+// url is what stands before the absolute path of a repository on the server.
+func (s *sshServer) url() string {
+	return "sftp://" + s.user + "@" + s.line.addr
+}
+
+// admit gives a home folder the key that may log in, and the server's own.
+func (s *sshServer) admit(t *testing.T, h home) {
+	t.Helper()
 	dir := filepath.Join(string(h), ".ssh")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	key, err := os.ReadFile(filepath.Join(s.dir, "id"))
@@ -109,7 +121,6 @@ func (s *sshServer) remote(t *testing.T, path string) remote {
 		t.Fatal(err)
 	}
 	s.know(t, h, "host.pub")
-	return remote{h, []string{"PACKHOLD_REPOSITORY=sftp://" + s.user + "@" + s.line.addr + path}}
 }
 
 // know writes known_hosts with the key in a file of the server's.
