@@ -69,6 +69,7 @@ var plan = map[string]room{
 	"backends/limit":              {1, ""},
 	"backends/cache":              {1, ""},
 	"backends/fault":              {1, ""},
+	"backends/noreplace":          {0, ""},
 	"backends/serve":              {1, ""}, // the other end of backends/sftp: no driver
 	"backends/backendtest":        {1, ""},
 	"crypt":                       {0, "crypt"},

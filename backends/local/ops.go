@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"packhold/backends"
+	"packhold/backends/noreplace"
 )
 
 // ops are the steps that change the disk. They are fields so that tests can record their order and make each one fail.
@@ -60,7 +61,7 @@ func exclusive(root *os.Root, from, to string) error {
 }
 
 func withoutLinks(root *os.Root, from, to string, linkErr error) error {
-	err := renameNoReplace(root, from, to)
+	err := noreplace.Rename(root, from, to)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return fmt.Errorf("creating exclusively: %w: %w", backends.ErrUnsupported, linkErr)
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path"
 	"syscall"
+
+	"packhold/backends/noreplace"
 )
 
 const (
@@ -50,7 +52,7 @@ func systemOps() ops {
 
 // renameExclusive renames from to to unless that exists. A crash may leave both names where the system has no rename that refuses.
 func renameExclusive(root *os.Root, from, to string) error {
-	err := renameNoReplace(root, from, to)
+	err := noreplace.Rename(root, from, to)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}

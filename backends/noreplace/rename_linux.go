@@ -1,4 +1,4 @@
-package serve
+package noreplace
 
 import (
 	"errors"
@@ -8,8 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// renameNoReplace renames from to to unless that exists. An error matching errors.ErrUnsupported changed nothing.
-func renameNoReplace(root *os.Root, from, to string) error {
+func rename(root *os.Root, from, to string) error {
 	fromDir, err := root.Open(path.Dir(from))
 	if err != nil {
 		return err
@@ -22,7 +21,8 @@ func renameNoReplace(root *os.Root, from, to string) error {
 	defer toDir.Close()
 	err = unix.Renameat2(int(fromDir.Fd()), path.Base(from), int(toDir.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
 	if err == unix.EINVAL {
-		err = errors.ErrUnsupported // what renameat2(2) says of a file system without the flag; older kernels say ENOSYS
+		// What renameat2(2) says of a file system without the flag; older kernels say ENOSYS.
+		err = errors.ErrUnsupported
 	}
 	if err != nil {
 		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
