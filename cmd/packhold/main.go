@@ -12,10 +12,11 @@ import (
 	"golang.org/x/term"
 
 	"packhold/cmd/packhold/internal/cli"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/secret"
 )
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(execute()) }
 
 // gcPercent is how much garbage may gather before it is collected, as a share of what is in use. Most of what is in use is a few large
 // buffers without pointers, which cost nothing to mark: collecting ten times as often as by default takes 1 % of the time, and saves half of the
@@ -25,14 +26,14 @@ const (
 	ballast   = 64 << 20
 )
 
-func run() int {
+func execute() int {
 	if os.Getenv("GOGC") == "" {
 		defer runtime.KeepAlive(make([]byte, ballast))
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	e := &cli.Env{
+	e := &run.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv:   getenv,
 		Terminal: redrawable(os.Stderr),

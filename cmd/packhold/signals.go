@@ -4,10 +4,9 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"packhold/cmd/packhold/internal/cli/run"
 	"syscall"
 	"time"
-
-	"packhold/cmd/packhold/internal/cli"
 )
 
 // grace is how long the first signal leaves a command to stop by itself. A process that hangs in a system call, as on a
@@ -27,7 +26,7 @@ func watchSignals(cancel context.CancelCauseFunc) <-chan struct{} {
 	}
 	go func() {
 		first := number(<-end)
-		cancel(cli.Interrupted(first))
+		cancel(run.Interrupted(first))
 		select {
 		case second := <-end:
 			os.Exit(128 + number(second))

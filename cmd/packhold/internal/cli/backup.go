@@ -20,8 +20,8 @@ import (
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
-	"packhold/repo"
 	"packhold/repo/backup"
 	"packhold/repo/snapshot"
 )
@@ -48,22 +48,14 @@ func (a *app) backupCommand() *cli.Command {
 			&cli.BoolFlag{Name: "with-atime", Usage: "record access times"},
 			&cli.BoolFlag{Name: "read-special", Usage: "save devices and FIFOs as files, with what reading them to their end gives"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
-			keyHintFlag(), keyFileFlag(),
+			run.KeyHintFlag(), run.KeyFileFlag(),
 		},
-		Action: a.action(a.backup),
+		Action: a.Action(a.backup),
 	}
 }
 
-func keyHintFlag() cli.Flag {
-	return &cli.StringFlag{Name: "key-hint", Usage: "try only the key slot whose `ID` begins so"}
-}
-
-func keyFileFlag() cli.Flag {
-	return &cli.StringFlag{Name: "key-file", Usage: "use the exported key in `FILE` in place of the repository's key slots", TakesFile: true}
-}
-
-func (a *app) backup(ctx context.Context, v values, args []string) error {
-	s, err := a.settings()
+func (a *app) backup(ctx context.Context, v run.Values, args []string) error {
+	s, err := a.Settings()
 	if err != nil {
 		return err
 	}
@@ -71,11 +63,11 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := a.openRepository(ctx, v, writerKey)
+	r, err := a.OpenRepository(ctx, v, run.WriterKey)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.Close()
 	command, err := a.stream(ctx, v, args, o)
 	if err != nil {
 		return err
@@ -83,20 +75,20 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 	defer command.stop()
 	o.Avoid = []string{s.Repository.Path, s.Folders.Cache}
 	if !v.Bool("no-cache") {
-		o.CacheDir = r.cacheDir
+		o.CacheDir = r.CacheDir
 	}
 	if !o.DryRun {
-		if o.Journal, err = r.journal(ctx); err != nil {
+		if o.Journal, err = r.Journal(ctx); err != nil {
 			return err
 		}
 	}
 	c := new(progress.Counter)
 	p := &backupProgress{c: c}
 	o.Progress = p
-	start := a.env.Now()
+	start := a.Env.Now()
 	var res *backup.Result
-	err = a.watch("backing up", c, func() error {
-		if a.out.screen.Terminal && !a.out.quiet && o.Stdin == nil {
+	err = a.Watch("backing up", c, func() error {
+		if a.Out.Screen.Terminal && !a.Out.Quiet && o.Stdin == nil {
 			scanning, stop := context.WithCancel(ctx)
 			done := make(chan struct{})
 			go func() { defer close(done); p.scan(scanning, o.Sources) }()
@@ -106,26 +98,26 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 		res, err = backup.Run(ctx, r.Repo, *o)
 		return err
 	})
-	took := a.env.Now().Sub(start)
+	took := a.Env.Now().Sub(start)
 	if err != nil {
 		if !o.DryRun && ctx.Err() == nil {
-			e := outcomeOf(err, 0)
+			e := run.OutcomeOf(err, 0)
 			e.Op, e.Job, e.Duration = "backup", o.Job, took
-			_ = r.record(ctx, e) // the failure that is reported is the backup's
+			_ = r.Record(ctx, e) // the failure that is reported is the backup's
 		}
 		return err
 	}
 	var unlogged error
 	if res.Snapshot != nil {
 		if o.CacheDir != "" {
-			if err := r.keepBody(res.Snapshot); err != nil {
-				a.out.warn("cache", err.Error())
+			if err := r.KeepBody(res.Snapshot); err != nil {
+				a.Out.Warn("cache", err.Error())
 			}
 		}
-		e := outcomeOf(nil, len(res.Skipped))
+		e := run.OutcomeOf(nil, len(res.Skipped))
 		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
 		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the snapshot is there, whoever wants to stop now
-		unlogged = r.note(noted, e)
+		unlogged = r.Note(noted, e)
 		cancel()
 	}
 	if err := a.backupSummary(o, res, took); unlogged == nil {
@@ -135,7 +127,7 @@ func (a *app) backup(ctx context.Context, v values, args []string) error {
 }
 
 // backupOptions puts together what the flags, the job and the configuration file say.
-func (a *app) backupOptions(v values, s *config.Settings, args []string) (*backup.Options, error) {
+func (a *app) backupOptions(v run.Values, s *config.Settings, args []string) (*backup.Options, error) {
 	job := &config.Job{}
 	if name := v.String("job"); name != "" {
 		found, ok := s.File.Job(name)
@@ -146,8 +138,8 @@ func (a *app) backupOptions(v values, s *config.Settings, args []string) (*backu
 			}
 		} // otherwise the name is only recorded
 	}
-	o := &backup.Options{Job: v.String("job"), DryRun: v.Bool("dry-run"), ATime: v.Bool("with-atime"), ReadSpecial: v.Bool("read-special"), Hostname: hostName(), User: userName(),
-		Program: program(), Now: a.env.Now, Tags: append(append(append([]string{}, s.File.Tags...), job.Tags...), v.StringSlice("tag")...)}
+	o := &backup.Options{Job: v.String("job"), DryRun: v.Bool("dry-run"), ATime: v.Bool("with-atime"), ReadSpecial: v.Bool("read-special"), Hostname: run.HostName(), User: run.UserName(),
+		Program: run.Program(), Now: a.Env.Now, Tags: append(append(append([]string{}, s.File.Tags...), job.Tags...), v.StringSlice("tag")...)}
 	sources := v.StringSlice("source")
 	if len(sources) == 0 {
 		sources = job.Source
@@ -214,7 +206,7 @@ func (a *app) backupOptions(v values, s *config.Settings, args []string) (*backu
 }
 
 // excludes collects the patterns of flags, job, file, and the files they name.
-func excludes(v values, file *config.File, job *config.Job) (*backup.Excludes, error) {
+func excludes(v run.Values, file *config.File, job *config.Job) (*backup.Excludes, error) {
 	patterns := append(append(append([]string{}, file.Exclude...), job.Exclude...), v.StringSlice("exclude")...)
 	for _, name := range append(append(append([]string{}, file.ExcludeFile...), job.ExcludeFile...), v.StringSlice("exclude-file")...) {
 		f, err := os.Open(name)
@@ -269,7 +261,7 @@ func (s *streamCommand) stop() {
 }
 
 // stream sets up the backup of standard input or of a command's output.
-func (a *app) stream(ctx context.Context, v values, args []string, o *backup.Options) (*streamCommand, error) {
+func (a *app) stream(ctx context.Context, v run.Values, args []string, o *backup.Options) (*streamCommand, error) {
 	if !v.Bool("stdin") && !v.Bool("stdin-from-command") {
 		return nil, nil
 	}
@@ -278,14 +270,14 @@ func (a *app) stream(ctx context.Context, v values, args []string, o *backup.Opt
 		return nil, fail.Usagef("stdin-filename", "packhold help backup", "%v", err)
 	}
 	if !v.Bool("stdin-from-command") {
-		o.Stdin = a.env.Stdin
+		o.Stdin = a.Env.Stdin
 		return nil, nil
 	}
 	if len(args) == 0 {
 		return nil, fail.Usagef("command", "packhold backup --stdin-from-command -- COMMAND", "no command is named")
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stderr = a.env.Stderr
+	cmd.Stderr = a.Env.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -343,13 +335,13 @@ func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Dur
 		id, number = res.Snapshot.ID().String(), res.Snapshot.Number
 	}
 	if res.CacheErr != nil {
-		a.out.warn("cache", res.CacheErr.Error())
+		a.Out.Warn("cache", res.CacheErr.Error())
 	}
 	if res.Fallback > 0 {
-		a.out.warn("compression", fmt.Sprintf("%d blobs did not come back from the encoder and were stored uncompressed: suspect the memory of this machine", res.Fallback))
+		a.Out.Warn("compression", fmt.Sprintf("%d blobs did not come back from the encoder and were stored uncompressed: suspect the memory of this machine", res.Fallback))
 	}
-	if a.out.json {
-		err := a.out.object("summary", struct {
+	if a.Out.JSON {
+		err := a.Out.Object("summary", struct {
 			DryRun      bool    `json:"dry_run,omitempty"`
 			Snapshot    string  `json:"snapshot_id,omitempty"`
 			Number      uint64  `json:"number,omitempty"`
@@ -378,21 +370,21 @@ func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Dur
 		if o.DryRun {
 			verb = "would be saved"
 		}
-		a.out.say("files: %s new, %s changed, %s unmodified (%s, %s)", term.Count(int64(st.New)), term.Count(int64(st.Changed)), term.Count(int64(st.Unmodified)),
+		a.Out.Say("files: %s new, %s changed, %s unmodified (%s, %s)", term.Count(int64(st.New)), term.Count(int64(st.Changed)), term.Count(int64(st.Unmodified)),
 			term.Plural(int64(st.Files), "file"), term.Bytes(int64(st.BytesTotal)))
 		if o.DryRun {
-			a.out.say("to read: %s; nothing was changed", term.Bytes(int64(st.BytesRead)))
+			a.Out.Say("to read: %s; nothing was changed", term.Bytes(int64(st.BytesRead)))
 		} else {
-			a.out.say("bytes: %s read, %s new, %s stored; dedup %s, compression %s", term.Bytes(int64(st.BytesRead)), term.Bytes(int64(st.BytesNew)), term.Bytes(int64(st.BytesStored)),
+			a.Out.Say("bytes: %s read, %s new, %s stored; dedup %s, compression %s", term.Bytes(int64(st.BytesRead)), term.Bytes(int64(st.BytesNew)), term.Bytes(int64(st.BytesStored)),
 				term.Ratio(int64(st.BytesTotal), int64(st.BytesNew)), term.Ratio(int64(st.BytesNew), int64(st.BytesStored)))
 			if res.Stored.Adopted > 0 {
-				a.out.say("found again: %s of an interrupted backup", term.Plural(int64(res.Stored.Adopted), "pack"))
+				a.Out.Say("found again: %s of an interrupted backup", term.Plural(int64(res.Stored.Adopted), "pack"))
 			}
 			checked := ""
 			if n := res.Stored.Packs; n > 0 && !o.Session.NoValidate {
 				checked = fmt.Sprintf("; %s stored, read back and compared", term.Plural(int64(n), "pack"))
 			}
-			a.out.say("snapshot %d (%s) %s in %s%s", number, id, verb, term.Duration(took), checked)
+			a.Out.Say("snapshot %d (%s) %s in %s%s", number, id, verb, term.Duration(took), checked)
 		}
 	}
 	if st.Skipped == 0 {
@@ -401,51 +393,4 @@ func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Dur
 	return &fail.Error{Code: fail.Skipped, Word: "source.skipped", Problem: term.Plural(int64(st.Skipped), "item") + " of the source could not be saved",
 		Where: term.Names(o.Sources), Effect: "Everything else is saved; the skipped items are listed above and in the snapshot.",
 		Next: "mend what the list says, then run the backup again", Cause: errors.New("skipped items")}
-}
-
-// keepBody keeps the part of a snapshot that only readers may see for this host's own list.
-func (r *repository) keepBody(s *repo.Snapshot) error {
-	if r.credential == nil || s.Body == nil {
-		return nil
-	}
-	kept := *s.Body
-	kept.Skipped, kept.SkippedMore = nil, kept.SkippedMore+uint64(len(kept.Skipped)) // names that the list does not show
-	b, err := kept.Marshal()
-	if err != nil {
-		return err
-	}
-	sealed, err := r.credential.Local.Seal("body", b)
-	if err != nil {
-		return err
-	}
-	return writeFile(r.bodyPath(s), sealed)
-}
-
-func (r *repository) bodyPath(s *repo.Snapshot) string {
-	return filepath.Join(r.cacheDir, "bodies", s.ID().String())
-}
-
-// body finds the part of a snapshot that only readers may see: with the passphrase, or if this host made it. nil if it stays closed.
-func (r *repository) body(s *repo.Snapshot) *snapshot.Body {
-	if r.CanRead() {
-		if b, err := r.OpenBody(s); err == nil {
-			return b
-		}
-	}
-	if r.credential == nil || s.Host != r.credential.Identity.Host {
-		return nil
-	}
-	sealed, err := os.ReadFile(r.bodyPath(s))
-	if err != nil {
-		return nil
-	}
-	b, err := r.credential.Local.Open("body", sealed)
-	if err != nil {
-		return nil
-	}
-	body, err := snapshot.ParseBody(b)
-	if err != nil {
-		return nil
-	}
-	return body
 }

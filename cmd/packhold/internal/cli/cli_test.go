@@ -22,6 +22,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/secret"
 	"packhold/crypt"
 )
@@ -29,7 +30,7 @@ import (
 // TestMain lets the test binary be the program packhold, for what can only be tried from a shell.
 func TestMain(m *testing.M) {
 	if os.Getenv("PACKHOLD_TEST_BINARY") != "" {
-		os.Exit(Main(context.Background(), &Env{
+		os.Exit(Main(context.Background(), &run.Env{
 			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Zone: time.UTC,
 		}, os.Args[1:]))
 	}
@@ -42,7 +43,7 @@ type result struct {
 }
 
 // run calls Main with a home folder and variables as name, value.
-func run(t *testing.T, home string, vars []string, args ...string) result {
+func packhold(t *testing.T, home string, vars []string, args ...string) result {
 	t.Helper()
 	return runOver(t, nil, home, vars, args...)
 }
@@ -51,7 +52,7 @@ func run(t *testing.T, home string, vars []string, args ...string) result {
 func runOver(t *testing.T, storage func(backends.Storage) backends.Storage, home string, vars []string, args ...string) result {
 	t.Helper()
 	var out, errs strings.Builder
-	e := &Env{Storage: storage, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: time.Now, Zone: time.UTC, Getenv: func(name string) string {
+	e := &run.Env{Storage: storage, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: time.Now, Zone: time.UTC, Getenv: func(name string) string {
 		for i := 0; i < len(vars); i += 2 {
 			if vars[i] == name {
 				return vars[i+1]
@@ -118,7 +119,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"version", "--secret=hunter2"}, "usage.option", "--secret"},
 		{[]string{"version", "-phunter2"}, "usage.option", "-p"},
 	} {
-		r := run(t, home, nil, c.args...)
+		r := packhold(t, home, nil, c.args...)
 		if r.code != 4 || r.out != "" || !strings.Contains(r.err, c.part) {
 			t.Errorf("%q: code %d, out %q\n%s", c.args, r.code, r.out, r.err)
 		}
@@ -131,7 +132,7 @@ func TestUsage(t *testing.T) {
 
 // Flags are taken before and behind the command, in every way to write them, by name or letter.
 func TestArrange(t *testing.T) {
-	a := newApp(&Env{}, nil)
+	a := newApp(&run.Env{}, nil)
 	table := a.framework()
 	for _, c := range []struct{ args, want string }{
 		{"version", "packhold version --"},
@@ -164,7 +165,7 @@ func TestHelp(t *testing.T) {
 		"help": "Commands:", "--help": "config-sample", "-h version": "Usage: packhold version", "version --help": "Usage: packhold version",
 		"help config": "validate  check", "help config show": "Usage: packhold config show", "config help": "schema", "config show -h": "masked", "help config-sample": "--stdout",
 	} {
-		r := run(t, t.TempDir(), nil, strings.Fields(args)...)
+		r := packhold(t, t.TempDir(), nil, strings.Fields(args)...)
 		if r.code != 0 || r.err != "" || !strings.Contains(r.out, part) || strings.Contains(r.out, "__complete") || strings.Contains(r.out, "(default: false)") {
 			t.Errorf("%s: code %d\n%s%s", args, r.code, r.out, r.err)
 		}
@@ -182,7 +183,7 @@ func TestSetup(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		path = filepath.Join(home, "AppData", "Roaming", "packhold", "config.json")
 	}
-	r := run(t, home, nil, "config-sample")
+	r := packhold(t, home, nil, "config-sample")
 	if r.code != 0 || r.out != "" || !strings.Contains(r.err, path) || !strings.Contains(r.err, "packhold init") {
 		t.Fatalf("%+v", r)
 	}
@@ -194,7 +195,7 @@ func TestSetup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := run(t, home, nil, "config-sample"); r.code != 13 {
+	if r := packhold(t, home, nil, "config-sample"); r.code != 13 {
 		t.Errorf("%+v", r)
 	} else {
 		checkFour(t, r.err, "config.exists")
@@ -202,27 +203,27 @@ func TestSetup(t *testing.T) {
 	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 		t.Error("the file is not as it was")
 	}
-	if r := run(t, home, nil, "config-sample", "--stdout"); r.code != 0 || r.out != string(before) || r.err != "" {
+	if r := packhold(t, home, nil, "config-sample", "--stdout"); r.code != 0 || r.out != string(before) || r.err != "" {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, home, nil, "config", "validate"); r.code != 0 || !strings.Contains(r.err, "is valid, with 0 jobs") {
+	if r := packhold(t, home, nil, "config", "validate"); r.code != 0 || !strings.Contains(r.err, "is valid, with 0 jobs") {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, home, nil, "config", "validate", "--quiet"); r != (result{}) {
+	if r := packhold(t, home, nil, "config", "validate", "--quiet"); r != (result{}) {
 		t.Errorf("quiet: %+v", r)
 	}
 	other := filepath.Join(home, "other.json")
-	if r := run(t, home, []string{"PACKHOLD_REPOSITORY", "/srv/repo"}, "config-sample", "--json", "--config", other); r.code != 0 || r.err != "" ||
+	if r := packhold(t, home, []string{"PACKHOLD_REPOSITORY", "/srv/repo"}, "config-sample", "--json", "--config", other); r.code != 0 || r.err != "" ||
 		!strings.HasPrefix(r.out, `{"message_type":"config_sample","version":1,"path":`) {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, home, []string{"PACKHOLD_CONFIG", other}, "config", "show"); r.code != 0 || !strings.Contains(r.out, filepath.FromSlash("/srv/repo")) || !strings.Contains(r.out, "environment PACKHOLD_CONFIG") {
+	if r := packhold(t, home, []string{"PACKHOLD_CONFIG", other}, "config", "show"); r.code != 0 || !strings.Contains(r.out, filepath.FromSlash("/srv/repo")) || !strings.Contains(r.out, "environment PACKHOLD_CONFIG") {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, home, nil, "config", "schema"); r.code != 0 || r.out != config.Schema() {
+	if r := packhold(t, home, nil, "config", "schema"); r.code != 0 || r.out != config.Schema() {
 		t.Errorf("%+v", r)
 	}
-	if r := run(t, "", nil, "config-sample"); r.code != 4 {
+	if r := packhold(t, "", nil, "config-sample"); r.code != 4 {
 		t.Errorf("%+v", r)
 	} else {
 		checkFour(t, r.err, "config.home")
@@ -242,13 +243,13 @@ func TestConfigErrors(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r := run(t, home, nil, "config", "validate", path)
+		r := packhold(t, home, nil, "config", "validate", path)
 		if r.code != 4 || !strings.Contains(r.err, want.part) || strings.Contains(r.err, "\x1b") {
 			t.Errorf("%s: %d\n%s", text, r.code, r.err)
 		}
 		checkFour(t, r.err, want.word)
 	}
-	r := run(t, home, nil, "--config", filepath.Join(home, "missing"), "config", "show", "--json")
+	r := packhold(t, home, nil, "--config", filepath.Join(home, "missing"), "config", "show", "--json")
 	checkFour(t, r.err, "config.file")
 	var line struct {
 		Type    string `json:"message_type"`
@@ -260,7 +261,7 @@ func TestConfigErrors(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &line); err != nil || r.code != 4 || line.Type != "exit_error" || line.Version != 1 || line.Code != 4 || line.Word != "config.file" || line.Next == "" {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if r := run(t, home, []string{"PACKHOLD_REPOSITORY", "ftp://x"}, "config", "show"); r.code != 4 {
+	if r := packhold(t, home, []string{"PACKHOLD_REPOSITORY", "ftp://x"}, "config", "show"); r.code != 4 {
 		t.Errorf("%+v", r)
 	} else {
 		checkFour(t, r.err, "config.setting")
@@ -271,7 +272,7 @@ func TestConfigErrors(t *testing.T) {
 func TestJSON(t *testing.T) {
 	home := t.TempDir()
 	for _, args := range []string{"version", "config show", "config validate", "nonsense", "config show extra"} {
-		r := run(t, home, nil, append(strings.Fields(args), "--json")...)
+		r := packhold(t, home, nil, append(strings.Fields(args), "--json")...)
 		n := 0
 		for line := range strings.Lines(r.out) {
 			n++
@@ -284,14 +285,14 @@ func TestJSON(t *testing.T) {
 			t.Errorf("%s: no line", args)
 		}
 	}
-	if r := run(t, home, nil, "version"); r.code != 0 || r.err != "" || !strings.Contains(r.out, runtime.Version()) || !strings.Contains(r.out, "FIPS 140-3 mode ") || !strings.Contains(r.out, "repository format 1\n") {
+	if r := packhold(t, home, nil, "version"); r.code != 0 || r.err != "" || !strings.Contains(r.out, runtime.Version()) || !strings.Contains(r.out, "FIPS 140-3 mode ") || !strings.Contains(r.out, "repository format 1\n") {
 		t.Errorf("%+v", r)
 	}
 }
 
 func testApp(out, errs io.Writer) (*app, *error) {
 	stopped := new(error)
-	return newApp(&Env{Stdout: out, Stderr: errs, Now: time.Now, Zone: time.UTC}, func(err error) { *stopped = err }), stopped
+	return newApp(&run.Env{Stdout: out, Stderr: errs, Now: time.Now, Zone: time.UTC}, func(err error) { *stopped = err }), stopped
 }
 
 func TestWarn(t *testing.T) {
@@ -299,12 +300,12 @@ func TestWarn(t *testing.T) {
 	a, _ := testApp(&out, &errs)
 	c := new(progress.Counter)
 	work := func() error { c.Warn("/a\xff\x1b", "permission denied"); return nil }
-	if err := a.watch("saving", c, work); err != nil || out.String() != "" || errs.String() != "warning: \"/a\\xff\\x1b\": permission denied\n" {
+	if err := a.Watch("saving", c, work); err != nil || out.String() != "" || errs.String() != "warning: \"/a\\xff\\x1b\": permission denied\n" {
 		t.Errorf("%v, %q, %q", err, out.String(), errs.String())
 	}
 	errs.Reset()
-	a.out.json = true
-	if err := a.watch("saving", c, work); err != nil || errs.String() != "" ||
+	a.Out.JSON = true
+	if err := a.Watch("saving", c, work); err != nil || errs.String() != "" ||
 		out.String() != `{"message_type":"warning","version":1,"item":"/a�\u001b","item_raw":"L2H/Gw==","reason":"permission denied"}`+"\n" {
 		t.Errorf("%v, %q, %q", err, out.String(), errs.String())
 	}
@@ -325,18 +326,18 @@ func TestLostOutput(t *testing.T) {
 		code int
 	}{{syscall.EPIPE, 141}, {syscall.ENOSPC, 15}, {errors.New("what"), 1}} {
 		var errs strings.Builder
-		e := &Env{Stdout: brokenWriter{c.err}, Stderr: &errs, Getenv: func(string) string { return "" }, Now: time.Now, Zone: time.UTC}
+		e := &run.Env{Stdout: brokenWriter{c.err}, Stderr: &errs, Getenv: func(string) string { return "" }, Now: time.Now, Zone: time.UTC}
 		if code := Main(t.Context(), e, []string{"version"}); code != c.code || (errs.String() == "") != (c.code == 141) {
 			t.Errorf("%v: code %d, %q", c.err, code, errs.String())
 		}
 		a, stopped := testApp(brokenWriter{c.err}, io.Discard)
-		a.out.data("x")
+		a.Out.Data("x")
 		if *stopped == nil {
 			t.Errorf("%v: the command goes on", c.err)
 		}
 	}
 	var out strings.Builder
-	e := &Env{Stdout: &out, Stderr: brokenWriter{syscall.EPIPE}, Getenv: func(string) string { return "" }, Now: time.Now, Zone: time.UTC}
+	e := &run.Env{Stdout: &out, Stderr: brokenWriter{syscall.EPIPE}, Getenv: func(string) string { return "" }, Now: time.Now, Zone: time.UTC}
 	if code := Main(t.Context(), e, []string{"version"}); code != 0 || out.String() == "" {
 		t.Errorf("without standard error: code %d", code)
 	}
@@ -369,7 +370,7 @@ func TestFinish(t *testing.T) {
 	} {
 		var errs strings.Builder
 		a, _ := testApp(io.Discard, &errs)
-		a.where = "/backups"
+		a.Where = "/backups"
 		if code := a.finish(t.Context(), c.err); code != c.code || !strings.Contains(errs.String(), "\n where: /backups\n") {
 			t.Errorf("%v: code %d\n%s", c.err, code, errs.String())
 		}
@@ -380,7 +381,7 @@ func TestFinish(t *testing.T) {
 	}
 	// A signal goes before everything, unless the command had done its work.
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(Interrupted(15))
+	cancel(run.Interrupted(15))
 	var errs strings.Builder
 	a, _ := testApp(io.Discard, &errs)
 	if code := a.finish(ctx, errors.Join(crypt.ErrSignature, context.Canceled)); code != 143 {
@@ -396,27 +397,27 @@ func TestPassphrase(t *testing.T) {
 	var errs strings.Builder
 	a, _ := testApp(io.Discard, &errs)
 	vars := map[string]string{}
-	a.env.Getenv = func(name string) string { return vars[name] }
-	if _, err := a.passphrase(t.Context()); !errors.Is(err, secret.ErrNone) {
+	a.Env.Getenv = func(name string) string { return vars[name] }
+	if _, err := a.Passphrase(t.Context()); !errors.Is(err, secret.ErrNone) {
 		t.Error(err)
 	}
 	var prompts []string
-	a.env.Ask = func(_ context.Context, prompt string) ([]byte, error) {
+	a.Env.Ask = func(_ context.Context, prompt string) ([]byte, error) {
 		prompts = append(prompts, prompt)
 		return []byte("12345678901234"), nil
 	}
-	p, err := a.newPassphrase(t.Context(), "PACKHOLD_NEW_PASSPHRASE")
+	p, err := a.NewPassphrase(t.Context(), "PACKHOLD_NEW_PASSPHRASE")
 	if err != nil || string(p.Bytes()) != "12345678901234" || len(prompts) != 2 || !strings.Contains(errs.String(), "note: mostly runs") {
 		t.Errorf("%v, %q, %q", err, prompts, errs.String())
 	}
 	vars["PACKHOLD_NEW_PASSPHRASE"] = "another passphrase"
-	if p, err := a.newPassphrase(t.Context(), "PACKHOLD_NEW_PASSPHRASE"); err != nil || string(p.Bytes()) != "another passphrase" {
+	if p, err := a.NewPassphrase(t.Context(), "PACKHOLD_NEW_PASSPHRASE"); err != nil || string(p.Bytes()) != "another passphrase" {
 		t.Error(err)
 	}
 }
 
 func TestComplete(t *testing.T) {
-	a := newApp(&Env{}, nil)
+	a := newApp(&run.Env{}, nil)
 	table := a.framework()
 	for _, c := range []struct{ before, current, want string }{
 		{"", "conf", "config-sample config"},
@@ -498,7 +499,7 @@ try "a'b\$(exit 1)" ""
 // Every flag that is a list keeps spaces and commas, and no two flags of a command share a name.
 func TestFlagTable(t *testing.T) {
 	for _, args := range [][]string{{"completion", " a,b "}} {
-		if r := run(t, t.TempDir(), nil, args...); !strings.Contains(r.err, `" a,b "`) {
+		if r := packhold(t, t.TempDir(), nil, args...); !strings.Contains(r.err, `" a,b "`) {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -511,7 +512,7 @@ func TestFlagTable(t *testing.T) {
 			global[n] = true
 		}
 	}
-	if !slices.Contains(grammar.CommandNames(newApp(&Env{}, nil).commands(), true), "config-sample") {
+	if !slices.Contains(grammar.CommandNames(newApp(&run.Env{}, nil).commands(), true), "config-sample") {
 		t.Error("the requirement's first command is missing")
 	}
 }

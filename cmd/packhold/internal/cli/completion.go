@@ -10,6 +10,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
@@ -35,27 +36,27 @@ func (a *app) completionCommand() *cli.Command {
 			"zsh:         source <(packhold completion zsh)\n" +
 			"fish:        packhold completion fish | source\n" +
 			"powershell:  packhold completion powershell | Out-String | Invoke-Expression",
-		Action: a.action(a.completion),
+		Action: a.Action(a.completion),
 	}
 }
 
-func (a *app) completion(_ context.Context, _ values, args []string) error {
+func (a *app) completion(_ context.Context, _ run.Values, args []string) error {
 	const next = "packhold help completion"
 	if len(args) > 1 {
-		return tooMany(a.where, args[1])
+		return tooMany(a.Where, args[1])
 	}
 	if len(args) == 0 {
-		return fail.Usagef("argument", next, "%s needs one of: %s", a.where, strings.Join(shells(), ", "))
+		return fail.Usagef("argument", next, "%s needs one of: %s", a.Where, strings.Join(shells(), ", "))
 	}
 	switch args[0] {
 	case "bash":
-		a.out.data(bashScript)
+		a.Out.Data(bashScript)
 	case "zsh":
-		a.out.data(zshScript)
+		a.Out.Data(zshScript)
 	case "fish":
-		a.out.data(fishScript)
+		a.Out.Data(fishScript)
 	case "powershell":
-		a.out.data(powershellScript)
+		a.Out.Data(powershellScript)
 	default:
 		return fail.Usagef("argument", next, "there is no script for %s, only for %s", term.Name(args[0]), strings.Join(shells(), ", "))
 	}
@@ -73,13 +74,13 @@ func (a *app) completeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "__complete", Hidden: true, Usage: "complete a command line", ArgsUsage: "[WORD...]",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "current", Usage: "the `WORD` being typed"}},
-		Action: a.action(func(_ context.Context, v values, args []string) error {
+		Action: a.Action(func(_ context.Context, v run.Values, args []string) error {
 			for _, c := range grammar.Complete(a.framework(), args, v.String("current"), flagChoices) {
 				text := c.Word
 				if c.About != "" {
 					text += "\t" + c.About
 				}
-				a.out.data(text + "\n")
+				a.Out.Data(text + "\n")
 			}
 			return nil
 		}),

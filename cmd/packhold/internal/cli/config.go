@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/config"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
@@ -14,49 +15,49 @@ func (a *app) configCommand() *cli.Command {
 		Name:  "config",
 		Usage: "look at the configuration",
 		Subcommands: []*cli.Command{
-			{Name: "validate", Usage: "check the configuration file", ArgsUsage: "[FILE]", Action: a.action(a.configValidate)},
-			{Name: "show", Usage: "print the settings in force and where each comes from; secrets are masked", Action: a.action(a.configShow)},
-			{Name: "schema", Usage: "print the JSON Schema of the configuration file", Action: a.action(a.configSchema)},
+			{Name: "validate", Usage: "check the configuration file", ArgsUsage: "[FILE]", Action: a.Action(a.configValidate)},
+			{Name: "show", Usage: "print the settings in force and where each comes from; secrets are masked", Action: a.Action(a.configShow)},
+			{Name: "schema", Usage: "print the JSON Schema of the configuration file", Action: a.Action(a.configSchema)},
 		},
 	}
 }
 
-func (a *app) configValidate(_ context.Context, _ values, args []string) error {
+func (a *app) configValidate(_ context.Context, _ run.Values, args []string) error {
 	if len(args) > 1 {
-		return tooMany(a.where, args[1])
+		return tooMany(a.Where, args[1])
 	}
 	if len(args) == 1 {
-		a.flags.Config = args[0]
+		a.Flags.Config = args[0]
 	}
-	s, err := a.settings()
+	s, err := a.Settings()
 	if err != nil {
 		return err
 	}
 	switch {
-	case a.out.json:
+	case a.Out.JSON:
 		line := struct {
 			Path string `json:"path"` // empty if there is none
 			Raw  string `json:"path_raw,omitempty"`
 			Jobs int    `json:"jobs"`
 		}{Jobs: len(s.File.Jobs)}
 		line.Path, line.Raw = term.RawName(s.Path)
-		return a.out.object("config_valid", line)
+		return a.Out.Object("config_valid", line)
 	case s.Path == "":
-		a.out.say("there is no configuration file: the defaults are in force")
+		a.Out.Say("there is no configuration file: the defaults are in force")
 	default:
-		a.out.say("%s is valid, with %s", term.Name(s.Path), term.Plural(int64(len(s.File.Jobs)), "job"))
+		a.Out.Say("%s is valid, with %s", term.Name(s.Path), term.Plural(int64(len(s.File.Jobs)), "job"))
 	}
 	return nil
 }
 
-func (a *app) configShow(_ context.Context, _ values, _ []string) error {
-	s, err := a.settings()
+func (a *app) configShow(_ context.Context, _ run.Values, _ []string) error {
+	s, err := a.Settings()
 	if err != nil {
 		return err
 	}
 	t := &term.Table{Header: []string{"SETTING", "VALUE", "ORIGIN"}}
-	for _, e := range s.Entries(a.env.Getenv) {
-		if a.out.json {
+	for _, e := range s.Entries(a.Env.Getenv) {
+		if a.Out.JSON {
 			line := struct {
 				Name   string `json:"name"`
 				Value  string `json:"value"`
@@ -64,7 +65,7 @@ func (a *app) configShow(_ context.Context, _ values, _ []string) error {
 				Origin string `json:"origin"`
 			}{Name: e.Name, Origin: string(e.Origin)}
 			line.Value, line.Raw = term.RawName(e.Value)
-			if err := a.out.object("setting", line); err != nil {
+			if err := a.Out.Object("setting", line); err != nil {
 				return err
 			}
 			continue
@@ -75,13 +76,13 @@ func (a *app) configShow(_ context.Context, _ values, _ []string) error {
 		}
 		t.Rows = append(t.Rows, []string{e.Name, shown, string(e.Origin)})
 	}
-	if a.out.json {
+	if a.Out.JSON {
 		return nil
 	}
-	return a.out.table(t)
+	return a.Out.Table(t)
 }
 
-func (a *app) configSchema(context.Context, values, []string) error {
-	a.out.data(config.Schema())
+func (a *app) configSchema(context.Context, run.Values, []string) error {
+	a.Out.Data(config.Schema())
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
@@ -22,12 +23,12 @@ func (a *app) configSampleCommand() *cli.Command {
 		Description: "Writes the file that --config or PACKHOLD_CONFIG names, or else that of the user, which every command " +
 			"reads. A file that is there is kept.",
 		Flags:  []cli.Flag{&cli.BoolFlag{Name: "stdout", Usage: "print it instead"}},
-		Action: a.action(a.configSample),
+		Action: a.Action(a.configSample),
 	}
 }
 
-func (a *app) configSample(_ context.Context, v values, _ []string) error {
-	folders, err := config.FindFolders(a.env.Getenv)
+func (a *app) configSample(_ context.Context, v run.Values, _ []string) error {
+	folders, err := config.FindFolders(a.Env.Getenv)
 	if err != nil && !errors.Is(err, config.ErrNoHome) {
 		return err
 	}
@@ -37,17 +38,17 @@ func (a *app) configSample(_ context.Context, v values, _ []string) error {
 	}
 	text := config.Sample(repository)
 	if v.Bool("stdout") {
-		a.out.data(text)
+		a.Out.Data(text)
 		return nil
 	}
-	path, _, _ := config.FilePath(a.flags, a.env.Getenv, folders)
+	path, _, _ := config.FilePath(a.Flags, a.Env.Getenv, folders)
 	if path == "" {
 		return config.ErrNoHome
 	}
 	if path, err = filepath.Abs(path); err != nil {
 		return err
 	}
-	a.where = term.Name(path)
+	a.Where = term.Name(path)
 	if err := createFile(path, text); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return &fail.Error{Code: fail.Exists, Word: "config.exists", Problem: "there is a configuration file already", Effect: "It was kept as it is.",
@@ -55,29 +56,29 @@ func (a *app) configSample(_ context.Context, v values, _ []string) error {
 		}
 		return fmt.Errorf("writing the configuration file: %w", err)
 	}
-	if a.out.json {
+	if a.Out.JSON {
 		line := struct {
 			Path string `json:"path"`
 			Raw  string `json:"path_raw,omitempty"`
 		}{}
 		line.Path, line.Raw = term.RawName(path)
-		return a.out.object("config_sample", line)
+		return a.Out.Object("config_sample", line)
 	}
-	a.out.say("wrote %s\nThe repository will be at %s. Edit the file if you like, then: packhold init", term.Name(path), term.Name(repository))
+	a.Out.Say("wrote %s\nThe repository will be at %s. Edit the file if you like, then: packhold init", term.Name(path), term.Name(repository))
 	return nil
 }
 
 // sampleRepository returns the path that the sample names: that of the flag or the environment if it is one, else the
 // default repository's, else the manual's.
 func (a *app) sampleRepository(folders config.Folders) (string, error) {
-	given := a.flags.Repository
+	given := a.Flags.Repository
 	if given == "" {
-		given = a.env.Getenv("PACKHOLD_REPOSITORY")
+		given = a.Env.Getenv("PACKHOLD_REPOSITORY")
 	}
 	if given != "" {
 		l, err := config.ParseLocation(given)
 		if err != nil {
-			return "", settingsError(err)
+			return "", run.SettingsError(err)
 		}
 		if l.Type != "local" {
 			return "", fail.Usagef("repository", "packhold config-sample, then put the storage into the file", "the sample is for a local repository, not for %s", term.Name(l.String()))

@@ -13,6 +13,7 @@ import (
 	"packhold/backends"
 	"packhold/backends/fault"
 	"packhold/backends/local"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/repo/format"
 	"packhold/repo/repotest"
 )
@@ -37,7 +38,7 @@ func enrolled(t *testing.T) (home string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFile(filepath.Join(home, ".config/packhold", fmt.Sprintf("%x", c.Repo), credentialFile), b); err != nil {
+	if err := run.WriteFile(filepath.Join(home, ".config/packhold", fmt.Sprintf("%x", c.Repo), run.CredentialFile), b); err != nil {
 		t.Fatal(err)
 	}
 	return home
@@ -95,7 +96,7 @@ func contents(t *testing.T, dir string) map[string]string {
 func restores(t *testing.T, home, id string, want map[string]string) {
 	t.Helper()
 	dst := filepath.Join(t.TempDir(), "restored")
-	r := run(t, home, unlock, "restore", "--quiet", "--backup-id", id, "--destination", dst)
+	r := packhold(t, home, unlock, "restore", "--quiet", "--backup-id", id, "--destination", dst)
 	if r.code != 0 {
 		t.Fatalf("restoring snapshot %s: exit %d\n%s", id, r.code, r.err)
 	}
@@ -113,7 +114,7 @@ func restores(t *testing.T, home, id string, want map[string]string) {
 
 func listedSnapshots(t *testing.T, home string) int {
 	t.Helper()
-	r := run(t, home, nil, "list", "--json")
+	r := packhold(t, home, nil, "list", "--json")
 	if r.code != 0 {
 		t.Fatalf("list: exit %d\n%s", r.code, r.err)
 	}
@@ -126,7 +127,7 @@ func TestBackupFaults(t *testing.T) {
 	base, source := enrolled(t), t.TempDir()
 	r := rand.New(rand.NewPCG(1, 2))
 	files(t, source, r)
-	if got := run(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+	if got := packhold(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
 		t.Fatal(got.err)
 	}
 	first := contents(t, source)
@@ -177,10 +178,10 @@ func TestBackupFaults(t *testing.T) {
 			if have := listedSnapshots(t, home); have != want {
 				t.Errorf("%s: exit %d, and %d snapshots\n%s", name, got.code, have, got.err)
 			}
-			if got := run(t, home, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+			if got := packhold(t, home, nil, "backup", "--quiet", "--source", source); got.code != 0 {
 				t.Errorf("%s: the next backup: exit %d\n%s", name, got.code, got.err)
 			}
-			if got := run(t, home, unlock, "verify", "--quiet", "--read-data"); got.code != 0 {
+			if got := packhold(t, home, unlock, "verify", "--quiet", "--read-data"); got.code != 0 {
 				t.Errorf("%s: verify after the next backup: exit %d\n%s", name, got.code, got.err)
 			}
 			restores(t, home, "1", first)
@@ -240,7 +241,7 @@ func TestAlterations(t *testing.T) {
 	want := make([]map[string]string, 2)
 	for i := range want {
 		files(t, source, r)
-		if got := run(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+		if got := packhold(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
 			t.Fatal(got.err)
 		}
 		want[i] = contents(t, source)
@@ -272,14 +273,14 @@ func TestAlterations(t *testing.T) {
 				t.Fatal(err)
 			}
 			runs++
-			got := run(t, home, unlock, "verify", "--quiet", "--read-data")
+			got := packhold(t, home, unlock, "verify", "--quiet", "--read-data")
 			codes[got.code]++
 			if !slices.Contains([]int{12, 17, 20, 21, 22}, got.code) {
 				t.Errorf("%s, %s: verify --read-data: exit %d\n%s%s", name, a.name, got.code, got.out, got.err)
 			}
 			for i := range want {
 				dst := filepath.Join(home, "restored")
-				res := run(t, home, unlock, "restore", "--quiet", "--backup-id", fmt.Sprint(i+1), "--destination", dst)
+				res := packhold(t, home, unlock, "restore", "--quiet", "--backup-id", fmt.Sprint(i+1), "--destination", dst)
 				if res.code == 0 || res.code == 20 {
 					have := contents(t, dst)
 					for path, b := range want[i] {

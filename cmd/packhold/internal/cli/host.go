@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
 	"packhold/repo/admin"
@@ -20,12 +21,12 @@ func (a *app) hostCommand() *cli.Command {
 	return &cli.Command{
 		Name: "host", Usage: "manage the hosts that back up here",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list the hosts and key holders", Flags: []cli.Flag{keyHintFlag(), keyFileFlag()}, Action: a.action(a.hostList)},
+			{Name: "list", Usage: "list the hosts and key holders", Flags: []cli.Flag{run.KeyHintFlag(), run.KeyFileFlag()}, Action: a.Action(a.hostList)},
 			{Name: "enroll", Usage: "make this machine a host: from then on it backs up without the passphrase", Flags: []cli.Flag{
 				&cli.StringFlag{Name: "name", Usage: "`NAME` of the host (default: the machine's)"},
 				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
-				keyHintFlag(), keyFileFlag(),
-			}, Action: a.action(a.hostEnroll)},
+				run.KeyHintFlag(), run.KeyFileFlag(),
+			}, Action: a.Action(a.hostEnroll)},
 		},
 	}
 }
@@ -56,7 +57,7 @@ type host struct {
 }
 
 // hosts lists the hosts by name.
-func (r *repository) hosts(ctx context.Context) ([]*host, error) {
+func hosts(ctx context.Context, r *run.Repository) ([]*host, error) {
 	snaps, err := r.Snapshots(ctx)
 	if err != nil {
 		return nil, err
@@ -79,19 +80,19 @@ func (r *repository) hosts(ctx context.Context) ([]*host, error) {
 	return all, nil
 }
 
-func (a *app) hostList(ctx context.Context, v values, _ []string) error {
-	r, err := a.openRepository(ctx, v, writerKey)
+func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
+	r, err := a.OpenRepository(ctx, v, run.WriterKey)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	hosts, err := r.hosts(ctx)
+	defer r.Close()
+	hosts, err := hosts(ctx, r)
 	if err != nil {
 		return err
 	}
 	t := &term.Table{Header: []string{"ID", "ROLES", "SINCE", "SNAPSHOTS", "LAST", "NAME"}, Right: []int{3}}
 	for _, h := range hosts {
-		if a.out.json {
+		if a.Out.JSON {
 			line := struct {
 				ID        string     `json:"id"`
 				Name      string     `json:"name"`
@@ -102,61 +103,61 @@ func (a *app) hostList(ctx context.Context, v values, _ []string) error {
 				Last      *time.Time `json:"last,omitempty"`
 				This      bool       `json:"this"`
 			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: h.snapshots,
-				This: r.credential != nil && h.Host == r.credential.Identity.Host}
+				This: r.Credential != nil && h.Host == r.Credential.Identity.Host}
 			line.Name, line.Raw = term.RawName(h.Name)
 			if h.snapshots > 0 {
 				last := h.last.UTC()
 				line.Last = &last
 			}
-			if err := a.out.object("host", line); err != nil {
+			if err := a.Out.Object("host", line); err != nil {
 				return err
 			}
 			continue
 		}
 		last := "-"
 		if h.snapshots > 0 {
-			last = term.Time(h.last, a.env.Zone)
+			last = term.Time(h.last, a.Env.Zone)
 		}
-		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
+		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.Env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
 	}
-	if a.out.json {
+	if a.Out.JSON {
 		return nil
 	}
-	return a.out.table(t)
+	return a.Out.Table(t)
 }
 
-func (a *app) hostEnroll(ctx context.Context, v values, _ []string) error {
-	r, err := a.openRepository(ctx, v, readerKey)
+func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
+	r, err := a.OpenRepository(ctx, v, run.ReaderKey)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	if r.credential != nil && !v.Bool("replace") {
-		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + r.credential.Identity.Host.String(),
+	defer r.Close()
+	if r.Credential != nil && !v.Bool("replace") {
+		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + r.Credential.Identity.Host.String(),
 			Effect: "Nothing was changed.", Next: "use it as it is; --replace makes a new host of it"}
 	}
 	name := v.String("name")
 	if name == "" {
-		name = hostName()
+		name = run.HostName()
 	}
 	c, err := admin.EnrollHost(ctx, r.Repo, name)
 	if err != nil {
 		return err
 	}
-	path, err := r.writeCredential(c)
+	path, err := r.WriteCredential(c)
 	if err != nil {
 		return err
 	}
 	r.AdoptCredential(c)
-	if err := r.record(ctx, audit.Event{Op: "host enroll", Outcome: audit.Success, Object: c.Identity.Host.String()}); err != nil {
+	if err := r.Record(ctx, audit.Event{Op: "host enroll", Outcome: audit.Success, Object: c.Identity.Host.String()}); err != nil {
 		return err
 	}
-	if a.out.json {
-		return a.out.object("host_enrolled", struct {
+	if a.Out.JSON {
+		return a.Out.Object("host_enrolled", struct {
 			ID         string `json:"id"`
 			Credential string `json:"credential"`
 		}{c.Identity.Host.String(), path})
 	}
-	a.out.say("host %v enrolled as %s; its credential is %s", c.Identity.Host, term.Name(name), term.Name(path))
+	a.Out.Say("host %v enrolled as %s; its credential is %s", c.Identity.Host, term.Name(name), term.Name(path))
 	return nil
 }

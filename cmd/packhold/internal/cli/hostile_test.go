@@ -109,7 +109,7 @@ func TestHostileSnapshots(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got := run(t, home, []string{"PACKHOLD_PASSPHRASE", repotest.Passphrase}, args...)
+			got := packhold(t, home, []string{"PACKHOLD_PASSPHRASE", repotest.Passphrase}, args...)
 			code := w.code
 			if code == 3 && len(flags) > 0 && flags[0] == "--dry-run" && got.code == 0 {
 				code = 0 // not all that the destination will refuse is known before

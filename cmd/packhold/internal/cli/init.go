@@ -8,6 +8,7 @@ import (
 
 	"packhold/chunk"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/pack"
 	"packhold/repo"
@@ -28,7 +29,7 @@ func (a *app) initCommand() *cli.Command {
 			&cli.StringFlag{Name: "profile", Value: string(format.Standard), Usage: "`NAME` of the set of algorithms: standard or fips"},
 			&cli.StringFlag{Name: "label", Usage: "`TEXT` that says whose passphrase this is"},
 		},
-		Action: a.action(a.initialize),
+		Action: a.Action(a.initialize),
 	}
 }
 
@@ -43,12 +44,12 @@ func compressionLevel(s string) (string, error) {
 	return s, nil
 }
 
-func (a *app) initialize(ctx context.Context, v values, _ []string) error {
+func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 	o, err := a.initOptions(v)
 	if err != nil {
 		return err
 	}
-	st, err := a.storage(ctx, true, false)
+	st, err := a.Storage(ctx, true, false)
 	if err != nil {
 		return err
 	}
@@ -56,48 +57,48 @@ func (a *app) initialize(ctx context.Context, v values, _ []string) error {
 	if _, err := repo.ReadConfig(ctx, st); err == nil {
 		return repo.ErrExists // said before a passphrase is asked for
 	}
-	p, err := a.newPassphrase(ctx, "PACKHOLD_PASSPHRASE")
+	p, err := a.NewPassphrase(ctx, "PACKHOLD_PASSPHRASE")
 	if err != nil {
 		return err
 	}
 	defer p.Zero()
 	o.Passphrase = p.Bytes()
-	a.out.detail("making keys, which takes a few seconds")
+	a.Out.Detail("making keys, which takes a few seconds")
 	c, err := admin.Init(ctx, st, o)
 	if err != nil {
 		return err
 	}
-	r := a.folders(c.Repo)
-	r.store = st
-	path, err := r.writeCredential(c)
+	r := a.Folders(c.Repo)
+	r.Store = st
+	path, err := r.WriteCredential(c)
 	if err != nil {
 		return err
 	}
-	r.credential = c
-	if r.Repo, err = repo.Open(ctx, st, repo.Access{Credential: c}, repo.Options{Now: a.env.Now}); err != nil {
+	r.Credential = c
+	if r.Repo, err = repo.Open(ctx, st, repo.Access{Credential: c}, repo.Options{Now: a.Env.Now}); err != nil {
 		return err
 	}
-	if err := r.record(ctx, audit.Event{Op: "init", Outcome: audit.Success, Object: hex.EncodeToString(c.Repo[:])}); err != nil {
+	if err := r.Record(ctx, audit.Event{Op: "init", Outcome: audit.Success, Object: hex.EncodeToString(c.Repo[:])}); err != nil {
 		return err
 	}
 	id := hex.EncodeToString(c.Repo[:])
-	if a.out.json {
-		return a.out.object("initialized", struct {
+	if a.Out.JSON {
+		return a.Out.Object("initialized", struct {
 			Repository string `json:"repository"`
 			ID         string `json:"id"`
 			Host       string `json:"host"`
 			Credential string `json:"credential"`
-		}{a.where, id, c.Identity.Host.String(), path})
+		}{a.Where, id, c.Identity.Host.String(), path})
 	}
-	a.out.say("repository %s made at %s", id, term.Name(a.where))
-	a.out.say("this host may back up without the passphrase: its credential is %s", term.Name(path))
-	a.out.say("")
-	a.out.say("WARNING: the passphrase cannot be recovered. Whoever loses it loses every backup in here.")
-	a.out.say("Keep a second way in on paper, away from this machine:  packhold key export > paper-key.txt")
+	a.Out.Say("repository %s made at %s", id, term.Name(a.Where))
+	a.Out.Say("this host may back up without the passphrase: its credential is %s", term.Name(path))
+	a.Out.Say("")
+	a.Out.Say("WARNING: the passphrase cannot be recovered. Whoever loses it loses every backup in here.")
+	a.Out.Say("Keep a second way in on paper, away from this machine:  packhold key export > paper-key.txt")
 	return nil
 }
 
-func (a *app) initOptions(v values) (o admin.InitOptions, err error) {
+func (a *app) initOptions(v run.Values) (o admin.InitOptions, err error) {
 	usage := func(err error) (admin.InitOptions, error) {
 		return o, fail.Usagef("value", "packhold help init", "%v", err)
 	}
@@ -132,9 +133,9 @@ func (a *app) initOptions(v values) (o admin.InitOptions, err error) {
 	default:
 		return o, fail.Usagef("value", "packhold help init", "profile %s is neither standard nor fips", term.Name(v.String("profile")))
 	}
-	o.HostName, o.Now = hostName(), a.env.Now()
+	o.HostName, o.Now = run.HostName(), a.Env.Now()
 	if o.Label = v.String("label"); o.Label == "" {
-		o.Label = userName() + "@" + o.HostName
+		o.Label = run.UserName() + "@" + o.HostName
 	}
 	return o, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
 	"packhold/repo/snapshot"
@@ -26,9 +27,9 @@ func (a *app) listCommand() *cli.Command {
 			&cli.StringFlag{Name: "job", Usage: "only those of the job `NAME`"},
 			&cli.IntFlag{Name: "last", Usage: "only the last `N`"},
 			&cli.BoolFlag{Name: "unlock", Usage: "take the passphrase, to show what other hosts backed up too"},
-			keyHintFlag(), keyFileFlag(),
+			run.KeyHintFlag(), run.KeyFileFlag(),
 		},
-		Action: a.action(a.list),
+		Action: a.Action(a.list),
 	}
 }
 
@@ -44,26 +45,26 @@ func typeName(t snapshot.BackupType) string {
 	return ""
 }
 
-func (a *app) list(ctx context.Context, v values, _ []string) error {
-	need := writerKey
+func (a *app) list(ctx context.Context, v run.Values, _ []string) error {
+	need := run.WriterKey
 	if v.Bool("unlock") {
-		need = readerKey
+		need = run.ReaderKey
 	}
 	if t := v.String("type"); t != "" && !slices.Contains([]string{"full", "incremental", "differential"}, t) {
 		return fail.Usagef("type", "packhold help list", "%s is none of full, incremental, differential", term.Name(t))
 	}
-	r, err := a.openRepository(ctx, v, need)
+	r, err := a.OpenRepository(ctx, v, need)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.Close()
 	all, err := r.Snapshots(ctx)
 	if err != nil {
 		return err
 	}
 	var rows []listed
 	for _, s := range all {
-		if row := (listed{s, r.body(s), r.HostName(s.Host)}); row.wanted(v) {
+		if row := (listed{s, r.BodyOf(s), r.HostName(s.Host)}); row.wanted(v) {
 			rows = append(rows, row)
 		}
 	}
@@ -73,31 +74,31 @@ func (a *app) list(ctx context.Context, v values, _ []string) error {
 	if err := a.rows(rows); err != nil {
 		return err
 	}
-	unread := r.unreadSnapshots()
-	e := outcomeOf(unread, 0)
+	unread := r.UnreadSnapshots()
+	e := run.OutcomeOf(unread, 0)
 	e.Op = "list"
-	return errors.Join(unread, r.note(ctx, e))
+	return errors.Join(unread, r.Note(ctx, e))
 }
 
 // rows prints the list.
 func (a *app) rows(rows []listed) error {
-	if a.out.json {
+	if a.Out.JSON {
 		for _, row := range rows {
-			if err := a.out.object("snapshot", row.json()); err != nil {
+			if err := a.Out.Object("snapshot", row.json()); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	if len(rows) == 0 {
-		a.out.say("there are no snapshots")
+		a.Out.Say("there are no snapshots")
 		return nil
 	}
 	table := make([]term.Snapshot, len(rows))
 	for i, row := range rows {
 		table[i] = row.table()
 	}
-	return a.out.table(term.SnapshotTable(table, a.env.Zone))
+	return a.Out.Table(term.SnapshotTable(table, a.Env.Zone))
 }
 
 // listed is a line of the list.
@@ -108,7 +109,7 @@ type listed struct {
 }
 
 // wanted applies the filters. A snapshot whose body is closed has no known tags, sources and job.
-func (l listed) wanted(v values) bool {
+func (l listed) wanted(v run.Values) bool {
 	if h := v.String("host"); h != "" && h != l.host {
 		return false
 	}

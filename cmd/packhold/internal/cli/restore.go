@@ -15,6 +15,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/pick"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/restored"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
 	"packhold/repo/localfs"
@@ -42,29 +43,29 @@ func (a *app) restoreCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "map-group", Usage: "`OLD:NEW`, as --map-user; may be repeated"},
 			&cli.BoolFlag{Name: "verify", Usage: "read everything that was restored again and compare"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
-			keyHintFlag(), keyFileFlag(),
+			run.KeyHintFlag(), run.KeyFileFlag(),
 		},
-		Action: a.action(a.restore),
+		Action: a.Action(a.restore),
 	}
 }
 
-func (a *app) restore(ctx context.Context, v values, _ []string) error {
+func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 	o, err := a.restoreOptions(v)
 	if err != nil {
 		return err
 	}
-	r, err := a.openRepository(ctx, v, readerKey)
+	r, err := a.OpenRepository(ctx, v, run.ReaderKey)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.Close()
 	all, err := r.Snapshots(ctx)
 	if err != nil {
 		return err
 	}
 	word, path, _ := strings.Cut(v.String("backup-id"), ":")
 	if word == "latest" {
-		if err := r.unreadSnapshots(); err != nil {
+		if err := r.UnreadSnapshots(); err != nil {
 			return err
 		}
 	}
@@ -82,12 +83,12 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 	dst := v.String("destination")
 	if dst == "" {
 		dst = fmt.Sprintf("restore-%d", snap.Number)
-		a.out.say("restoring snapshot %d to ./%s", snap.Number, dst)
+		a.Out.Say("restoring snapshot %d to ./%s", snap.Number, dst)
 	}
 	if dst, err = filepath.Abs(dst); err != nil {
 		return err
 	}
-	o.Forbidden = []string{a.found.Repository.Path, a.found.Folders.Cache, a.found.Folders.Config, a.found.Folders.State}
+	o.Forbidden = []string{a.Found.Repository.Path, a.Found.Folders.Cache, a.Found.Folders.Config, a.Found.Folders.State}
 	if o.Delete {
 		if err := a.mayDelete(r, snap, dst, v.Bool("delete-anywhere")); err != nil {
 			return err
@@ -98,38 +99,38 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 	}
 	c := new(progress.Counter)
 	c.Total(int64(snap.Stats.Files+snap.Stats.Dirs+snap.Stats.Others), int64(snap.Stats.BytesTotal))
-	o.Progress = restoreProgress{c, a.out, o.DryRun}
-	start := a.env.Now()
+	o.Progress = restoreProgress{c, a.Out, o.DryRun}
+	start := a.Env.Now()
 	var res *restore.Result
-	err = a.watch("restoring", c, func() error {
+	err = a.Watch("restoring", c, func() error {
 		var err error
 		res, err = restore.Run(ctx, r.Repo, snap, dst, *o)
 		return err
 	})
-	took := a.env.Now().Sub(start)
+	took := a.Env.Now().Sub(start)
 	var verdict, noted error
 	if res != nil {
 		a.restoreDetails(res)
 		verdict = restored.Verdict(res, dst)
 	}
 	if !o.DryRun && res != nil {
-		e := outcomeOf(err, int(res.ProblemCount+res.LostCount+res.UnsafeCount+res.MismatchCount))
+		e := run.OutcomeOf(err, int(res.ProblemCount+res.LostCount+res.UnsafeCount+res.MismatchCount))
 		e.Op, e.Snapshot, e.Bytes, e.Duration = "restore", snap.ID().String(), res.Bytes, took
 		// Whoever read the bytes must be in the log, also when the restore failed or was interrupted.
 		logging, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		noted = r.note(logging, e)
+		noted = r.Note(logging, e)
 		cancel()
 	}
 	if err != nil && !errors.Is(err, restore.ErrFull) {
 		return errors.Join(err, verdict, noted)
 	}
-	if a.out.json {
-		if err := a.out.object("summary", restored.Object(o, res, dst, took)); err != nil {
+	if a.Out.JSON {
+		if err := a.Out.Object("summary", restored.Object(o, res, dst, took)); err != nil {
 			return err
 		}
 	}
 	for _, line := range restored.Lines(o, res, took) {
-		a.out.say("%s", line)
+		a.Out.Say("%s", line)
 	}
 	if verdict == nil && o.Include != nil && res.Files+res.Dirs+res.Symlinks+res.Links+res.Specials+res.Kept == 0 {
 		return fail.Usagef("include", "packhold help restore", "nothing in snapshot %d matches --include", snap.Number)
@@ -141,7 +142,7 @@ func (a *app) restore(ctx context.Context, v values, _ []string) error {
 }
 
 // mayDelete refuses to remove files where a mistake would hit everything, and for a snapshot that does not say all that it lacks.
-func (a *app) mayDelete(r *repository, snap *repo.Snapshot, dst string, anywhere bool) error {
+func (a *app) mayDelete(r *run.Repository, snap *repo.Snapshot, dst string, anywhere bool) error {
 	if snap.Body == nil {
 		var err error
 		if snap.Body, err = r.OpenBody(snap); err != nil {
@@ -154,7 +155,7 @@ func (a *app) mayDelete(r *repository, snap *repo.Snapshot, dst string, anywhere
 	if anywhere {
 		return nil
 	}
-	for _, place := range []string{string(filepath.Separator), a.env.Getenv("HOME"), a.env.Getenv("USERPROFILE")} {
+	for _, place := range []string{string(filepath.Separator), a.Env.Getenv("HOME"), a.Env.Getenv("USERPROFILE")} {
 		if place == "" {
 			continue
 		}
@@ -170,7 +171,7 @@ func (a *app) mayDelete(r *repository, snap *repo.Snapshot, dst string, anywhere
 	return nil
 }
 
-func (a *app) restoreOptions(v values) (*restore.Options, error) {
+func (a *app) restoreOptions(v run.Values) (*restore.Options, error) {
 	o := &restore.Options{FullPath: v.Bool("full-path"), Verify: v.Bool("verify"), DryRun: v.Bool("dry-run"),
 		InPlace: v.Bool("in-place"), Delete: v.Bool("delete"), Sparse: v.Bool("sparse"),
 		Apply: localfs.ApplyOptions{Owners: new(localfs.Owners), NumericOwner: v.Bool("numeric-owner"), NoOwner: v.Bool("no-owner")}}
@@ -208,39 +209,39 @@ func (a *app) restoreOptions(v values) (*restore.Options, error) {
 // restoreProgress counts for the screen and prints what goes wrong.
 type restoreProgress struct {
 	c   *progress.Counter
-	out *output
+	out *run.Output
 	dry bool
 }
 
 func (p restoreProgress) Done(entries, bytes int64) { p.c.Done(entries, bytes) }
 func (p restoreProgress) Deleted(path string) {
 	switch {
-	case p.out.json:
+	case p.out.JSON:
 		text, raw := term.RawName(path)
-		p.out.object("deleted", struct {
+		p.out.Object("deleted", struct {
 			Item string `json:"item"`
 			Raw  string `json:"item_raw,omitempty"`
 		}{text, raw}) // an error is kept by Write
 	case p.dry:
-		p.out.say("to delete: %s", term.Name(path))
+		p.out.Say("to delete: %s", term.Name(path))
 	default:
-		p.out.detail("deleted: %s", term.Name(path))
+		p.out.Detail("deleted: %s", term.Name(path))
 	}
 }
 func (p restoreProgress) Failed(path string, reason error) { p.c.Warn(path, reason.Error()) }
 func (p restoreProgress) Verified(int64, int64)            {}
 func (p restoreProgress) Mended(path string, reason error) {
-	p.out.warn(path, "damaged, and made good by another copy or by parity: "+reason.Error())
+	p.out.Warn(path, "damaged, and made good by another copy or by parity: "+reason.Error())
 }
 
 // restoreDetails names what is lost or differs.
 func (a *app) restoreDetails(res *restore.Result) {
 	for _, l := range res.Lost {
 		for _, g := range l.Ranges {
-			a.out.detail("%s: bytes %d to %d are lost: %v", term.Name(l.Path), g.Off, g.Off+g.N-1, l.Err)
+			a.Out.Detail("%s: bytes %d to %d are lost: %v", term.Name(l.Path), g.Off, g.Off+g.N-1, l.Err)
 		}
 	}
 	for _, m := range res.Mismatch {
-		a.out.warn(m.Path, fmt.Sprintf("%s differs at %d: want %s, got %s", m.What, m.Off, m.Want, m.Got))
+		a.Out.Warn(m.Path, fmt.Sprintf("%s differs at %d: want %s, got %s", m.What, m.Off, m.Want, m.Got))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
 	"packhold/index"
@@ -16,7 +17,7 @@ import (
 
 func (a *app) statsCommand() *cli.Command {
 	return &cli.Command{Name: "stats", Usage: "print how large the repository is and what it saves",
-		Flags: []cli.Flag{keyHintFlag(), keyFileFlag()}, Action: a.action(a.stats)}
+		Flags: []cli.Flag{run.KeyHintFlag(), run.KeyFileFlag()}, Action: a.Action(a.stats)}
 }
 
 // repositoryStats is what stats prints.
@@ -42,13 +43,13 @@ type repositoryStats struct {
 	Compressed  float64 `json:"compression_ratio"`
 }
 
-func (a *app) stats(ctx context.Context, v values, _ []string) error {
-	r, err := a.openRepository(ctx, v, writerKey)
+func (a *app) stats(ctx context.Context, v run.Values, _ []string) error {
+	r, err := a.OpenRepository(ctx, v, run.WriterKey)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	hosts, err := r.hosts(ctx)
+	defer r.Close()
+	hosts, err := hosts(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 			s.Packs, s.PackBytes = s.Packs+1, s.PackBytes+p.Size
 		}
 	}
-	infos, _, err := stored.List(ctx, r.store, "")
+	infos, _, err := stored.List(ctx, r.Store, "")
 	if err != nil {
 		return err
 	}
@@ -102,8 +103,8 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 		return float64(before) / float64(after)
 	}
 	s.Dedup, s.Compressed = ratio(s.SourceBytes, s.BlobBytes), ratio(s.BlobBytes, s.Sealed)
-	if a.out.json {
-		return a.out.object("stats", s)
+	if a.Out.JSON {
+		return a.Out.Object("stats", s)
 	}
 	size := func(n uint64) string { return term.Bytes(int64(n)) }
 	count := func(n int) string { return term.Count(int64(n)) }
@@ -122,6 +123,6 @@ func (a *app) stats(ctx context.Context, v values, _ []string) error {
 	row("stored", fmt.Sprintf("%s in %s", size(s.Stored), term.Plural(int64(s.Files), "file")))
 	row("dedup", fmt.Sprintf("%.2f : 1", s.Dedup))
 	row("compression", fmt.Sprintf("%.2f : 1", s.Compressed))
-	a.out.data(b.String())
+	a.Out.Data(b.String())
 	return nil
 }

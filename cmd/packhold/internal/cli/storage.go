@@ -7,6 +7,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/place"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
@@ -14,32 +15,32 @@ func (a *app) storageCommand() *cli.Command {
 	return &cli.Command{
 		Name: "storage", Usage: "look at the place of the repository",
 		Subcommands: []*cli.Command{
-			{Name: "test", Usage: "find out what the place can do, with small files of its own", Action: a.action(a.storageTest)},
+			{Name: "test", Usage: "find out what the place can do, with small files of its own", Action: a.Action(a.storageTest)},
 		},
 	}
 }
 
-func (a *app) storageTest(ctx context.Context, _ values, _ []string) error {
-	s, err := a.settings()
+func (a *app) storageTest(ctx context.Context, _ run.Values, _ []string) error {
+	s, err := a.Settings()
 	if err != nil {
 		return err
 	}
-	a.where = s.Repository.String()
-	place.Forget(a.placeOptions(s), s.Repository) // what is remembered is tried anew
-	st, err := a.storage(ctx, false, false)
+	a.Where = s.Repository.String()
+	place.Forget(a.PlaceOptions(s), s.Repository) // what is remembered is tried anew
+	st, err := a.Storage(ctx, false, false)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	list, err := place.Test(ctx, st, a.env.Now)
+	list, err := place.Test(ctx, st, a.Env.Now)
 	if err != nil {
 		return err
 	}
 	t := &term.Table{Header: []string{"WHAT", "CAN", "DETAIL"}}
 	lacking := 0
 	for _, f := range list {
-		if a.out.json {
-			if err := a.out.object("finding", struct {
+		if a.Out.JSON {
+			if err := a.Out.Object("finding", struct {
 				What   string `json:"what"`
 				OK     bool   `json:"ok"`
 				Needed bool   `json:"needed"`
@@ -57,13 +58,13 @@ func (a *app) storageTest(ctx context.Context, _ values, _ []string) error {
 		}
 		t.Rows = append(t.Rows, []string{f.What, map[bool]string{true: "yes", false: "no"}[f.OK], detail})
 	}
-	if !a.out.json {
-		if err := a.out.table(t); err != nil {
+	if !a.Out.JSON {
+		if err := a.Out.Table(t); err != nil {
 			return err
 		}
 	}
 	if lacking > 0 {
-		return &fail.Error{Code: fail.Usage, Word: "storage.unfit", Where: a.where, Problem: "no repository can be kept here: " + term.Plural(int64(lacking), "ability") + " it needs is missing",
+		return &fail.Error{Code: fail.Usage, Word: "storage.unfit", Where: a.Where, Problem: "no repository can be kept here: " + term.Plural(int64(lacking), "ability") + " it needs is missing",
 			Effect: "Nothing was changed.", Next: "choose another place; docs/storage.md says what one must be able to do"}
 	}
 	return nil

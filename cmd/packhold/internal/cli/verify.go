@@ -10,6 +10,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/progress"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/cmd/packhold/internal/cli/verified"
 	"packhold/repo"
@@ -24,9 +25,9 @@ func (a *app) verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "checksums", Usage: "check every byte of every pack against its name; needs no key"},
 			&cli.BoolFlag{Name: "read-data", Usage: "open and hash every blob"},
 			&cli.StringFlag{Name: "subset", Usage: "read only `PERCENT` of the packs, drawn anew each time; with --checksums or --read-data"},
-			keyHintFlag(), keyFileFlag(),
+			run.KeyHintFlag(), run.KeyFileFlag(),
 		},
-		Action: a.action(a.verify),
+		Action: a.Action(a.verify),
 	}
 }
 
@@ -36,7 +37,7 @@ type checkProgress struct{ c *progress.Counter }
 func (p checkProgress) Total(bytes int64) { p.c.Total(0, bytes) }
 func (p checkProgress) Done(bytes int64)  { p.c.Done(0, bytes) }
 
-func (a *app) verify(ctx context.Context, v values, _ []string) error {
+func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 	c := new(progress.Counter)
 	o := check.Options{ReadData: v.Bool("read-data"), Progress: checkProgress{c}, Pick: maphash.String(maphash.MakeSeed(), "")}
 	if s := v.String("subset"); s != "" {
@@ -52,27 +53,27 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 	if v.Bool("checksums") && !o.ReadData {
 		return a.scrub(ctx, c, o)
 	}
-	need := anyKey
+	need := run.AnyKey
 	if o.ReadData {
-		need = readerKey
+		need = run.ReaderKey
 	}
-	r, err := a.openRepository(ctx, v, need)
+	r, err := a.OpenRepository(ctx, v, need)
 	if err != nil {
 		return err
 	}
-	defer r.passphrase.Zero()
-	defer r.store.Close()
+	defer r.Passphrase.Zero()
+	defer r.Store.Close()
 	if !r.CanRead() {
-		a.out.say("without the passphrase the trees stay closed: objects, index and packs are checked")
+		a.Out.Say("without the passphrase the trees stay closed: objects, index and packs are checked")
 	}
-	start := a.env.Now()
+	start := a.Env.Now()
 	var rep *check.Report
-	err = a.watch("verifying", c, func() error {
+	err = a.Watch("verifying", c, func() error {
 		var err error
 		if rep, err = check.Run(ctx, r.Repo, o); err != nil {
 			return err
 		}
-		return r.verifyLogs(ctx, rep, audit.VerifyOptions{Superseded: o.ReadData})
+		return verifyLogs(ctx, r, rep, audit.VerifyOptions{Superseded: o.ReadData})
 	})
 	if err != nil {
 		return err
@@ -81,18 +82,18 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 	noted := false
 	if len(rep.Lost)+len(rep.Failed) > 0 && r.CanRead() {
 		if err := check.Note(ctx, r.Repo, rep); err != nil {
-			a.out.warn("verified/", err.Error()+": backups go on to count on what is lost")
+			a.Out.Warn("verified/", err.Error()+": backups go on to count on what is lost")
 		} else {
 			noted = true
 		}
 	}
 	verdict := a.verdict(rep, noted)
-	e := audit.Event{Op: "verify", Outcome: audit.Success, Bytes: rep.Bytes, Duration: a.env.Now().Sub(start)}
+	e := audit.Event{Op: "verify", Outcome: audit.Success, Bytes: rep.Bytes, Duration: a.Env.Now().Sub(start)}
 	if verdict != nil {
 		e.Outcome, e.Reason = audit.Failed, verdict.Error()
 	}
 	if r.Keys().Identity != nil {
-		if err := r.note(ctx, e); verdict == nil { // the verdict tells of a bad log too
+		if err := r.Note(ctx, e); verdict == nil { // the verdict tells of a bad log too
 			return err
 		}
 	}
@@ -100,9 +101,9 @@ func (a *app) verify(ctx context.Context, v values, _ []string) error {
 }
 
 // verifyLogs checks the audit logs, this machine's against what it remembers of its own.
-func (r *repository) verifyLogs(ctx context.Context, rep *check.Report, o audit.VerifyOptions) error {
+func verifyLogs(ctx context.Context, r *run.Repository, rep *check.Report, o audit.VerifyOptions) error {
 	if r.Keys().Identity != nil {
-		l, err := r.journal(ctx)
+		l, err := r.Journal(ctx)
 		switch {
 		case err == nil:
 			size, root := l.Head()
@@ -127,7 +128,7 @@ func (r *repository) verifyLogs(ctx context.Context, rep *check.Report, o audit.
 }
 
 func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) error {
-	st, err := a.storage(ctx, false, false)
+	st, err := a.Storage(ctx, false, false)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) e
 		return err
 	}
 	var rep *check.Report
-	err = a.watch("scrubbing", c, func() error {
+	err = a.Watch("scrubbing", c, func() error {
 		var err error
 		rep, err = check.Scrub(ctx, st, o)
 		return err
@@ -150,26 +151,26 @@ func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) e
 // verdict prints what was found and turns it into the exit code. noted says that the repository remembers what is lost.
 func (a *app) verdict(rep *check.Report, noted bool) error {
 	for _, p := range rep.Problems {
-		if a.out.json {
-			a.out.object("problem", verified.Problem(p)) // an error is kept by Write
+		if a.Out.JSON {
+			a.Out.Object("problem", verified.Problem(p)) // an error is kept by Write
 			continue
 		}
-		a.out.warn(p.Object, verified.Reason(p))
+		a.Out.Warn(p.Object, verified.Reason(p))
 		for _, f := range p.Files {
-			a.out.screen.Print(fmt.Sprintf("  snapshot %d: %s", f.Number, term.Name(f.Path)))
+			a.Out.Screen.Print(fmt.Sprintf("  snapshot %d: %s", f.Number, term.Name(f.Path)))
 		}
 	}
-	if a.out.json {
-		if err := a.out.object("summary", verified.Object(rep)); err != nil {
+	if a.Out.JSON {
+		if err := a.Out.Object("summary", verified.Object(rep)); err != nil {
 			return err
 		}
 	}
 	lines, details := verified.Lines(rep)
 	for _, l := range lines {
-		a.out.say("%s", l)
+		a.Out.Say("%s", l)
 	}
 	for _, l := range details {
-		a.out.detail("%s", l)
+		a.Out.Detail("%s", l)
 	}
-	return verified.Verdict(rep, a.where, noted)
+	return verified.Verdict(rep, a.Where, noted)
 }

@@ -4,18 +4,18 @@ package serving
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 
 	"github.com/urfave/cli/v2"
 
-	"packhold/backends/serve"
+	sftpserve "packhold/backends/serve"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
 
-// Command describes the command, without an Action.
-func Command() *cli.Command {
+// Command is the command, for a run of the program.
+func Command(r *run.Run) *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "serve a folder over SFTP to one client, as a forced command of sshd", ArgsUsage: "DIR",
 		Description: "In authorized_keys on the backup server, in one line:\n\n" +
@@ -26,18 +26,12 @@ func Command() *cli.Command {
 			&cli.BoolFlag{Name: "append-only", Usage: "refuse to delete and to replace finished files"},
 			&cli.StringFlag{Name: "quota", Usage: "refuse to let the folder grow beyond `SIZE`, such as 500G"},
 		},
+		Action: r.Action(func(ctx context.Context, v run.Values, args []string) error { return serve(ctx, r, v, args) }),
 	}
 }
 
-// Flags are those of the command line.
-type Flags interface {
-	IsSet(name string) bool
-	String(name string) string
-	Bool(name string) bool
-}
-
-// Run carries the command out until the client goes or ctx ends. in and out must be files, as standard input and output are.
-func Run(ctx context.Context, v Flags, args []string, in io.Reader, out io.Writer) error {
+// serve carries the command out until the client goes or ctx ends. Standard input and output must be files.
+func serve(ctx context.Context, r *run.Run, v run.Values, args []string) error {
 	const next = "packhold help serve"
 	switch {
 	case !v.Bool("stdio"):
@@ -45,24 +39,24 @@ func Run(ctx context.Context, v Flags, args []string, in io.Reader, out io.Write
 	case len(args) != 1:
 		return fail.Usagef("argument", next, "serve takes the folder as its one argument, found %d", len(args))
 	}
-	o := serve.Options{AppendOnly: v.Bool("append-only")}
+	o := sftpserve.Options{AppendOnly: v.Bool("append-only")}
 	if v.IsSet("quota") {
 		var err error
 		if o.Quota, err = term.ParseSize(v.String("quota")); err != nil || o.Quota == 0 {
 			return fail.Usagef("size", next, "--quota %s is no size above 0", term.Name(v.String("quota")))
 		}
 	}
-	inFile, isFile := in.(*os.File)
-	outFile, areFiles := out.(*os.File)
+	inFile, isFile := r.Env.Stdin.(*os.File)
+	outFile, areFiles := r.Env.Stdout.(*os.File)
 	if !isFile || !areFiles {
 		return fail.Usagef("stdio", next, "standard input and output are no files")
 	}
-	conn, err := serve.Stdio(inFile, outFile)
+	conn, err := sftpserve.Stdio(inFile, outFile)
 	if err != nil {
 		return err
 	}
-	err = serve.Run(ctx, args[0], conn, o)
-	if errors.Is(err, serve.ErrProtocol) {
+	err = sftpserve.Run(ctx, args[0], conn, o)
+	if errors.Is(err, sftpserve.ErrProtocol) {
 		return &fail.Error{Code: fail.Unclassified, Word: "serve.protocol", Problem: err.Error(), Where: "standard input", Cause: err,
 			Effect: "The connection was ended. What is stored there stays.", Next: "connect with an SFTP client; " + next + " says how"}
 	}

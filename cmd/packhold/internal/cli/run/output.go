@@ -1,4 +1,4 @@
-package cli
+package run
 
 // The rules of output:
 //
@@ -35,10 +35,10 @@ import (
 // jsonVersion is the version of all JSON lines.
 const jsonVersion = 1
 
-// output is where a command prints. Its methods may be called concurrently.
-type output struct {
-	screen               *term.Screen // standard error
-	json, quiet, verbose bool         // set before the command's body runs
+// Output is where a command prints. Its methods may be called concurrently.
+type Output struct {
+	Screen               *term.Screen // standard error
+	JSON, Quiet, Verbose bool         // set before the command's body runs
 
 	mu     sync.Mutex // guards what follows and the order of writes to stdout
 	stdout io.Writer
@@ -47,7 +47,7 @@ type output struct {
 }
 
 // Write writes data to standard output. After the first error it drops everything, and the command's context is done.
-func (o *output) Write(p []byte) (int, error) {
+func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.lost != nil {
@@ -56,7 +56,7 @@ func (o *output) Write(p []byte) (int, error) {
 	n, err := o.stdout.Write(p)
 	if err != nil {
 		if o.lost = fmt.Errorf("writing to standard output: %w", err); errors.Is(err, syscall.EPIPE) {
-			o.lost = Interrupted(sigPipe)
+			o.lost = Interrupted(SigPipe)
 		}
 		o.stop(o.lost)
 		return n, o.lost
@@ -64,20 +64,21 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (o *output) stdoutError() error {
+// Lost returns the first error of standard output.
+func (o *Output) Lost() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.lost
 }
 
-// data writes a text that was asked for to standard output. Errors are kept for finish.
-func (o *output) data(text string) { io.WriteString(o, text) }
+// Data writes a text that was asked for to standard output. Errors are kept for finish.
+func (o *Output) Data(text string) { io.WriteString(o, text) }
 
-// table writes a table to standard output. Errors are kept for finish.
-func (o *output) table(t *term.Table) error { return t.Write(o) }
+// Table writes a table to standard output. Errors are kept for finish.
+func (o *Output) Table(t *term.Table) error { return t.Write(o) }
 
-// object writes v, which marshals to a JSON object, as one line of the given type.
-func (o *output) object(messageType string, v any) error {
+// Object writes v, which marshals to a JSON object, as one line of the given type.
+func (o *Output) Object(messageType string, v any) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `{"message_type":%q,"version":%d`, messageType, jsonVersion)
 	var body bytes.Buffer
@@ -99,24 +100,24 @@ func (o *output) object(messageType string, v any) error {
 	return err
 }
 
-// say prints a line about what was done.
-func (o *output) say(format string, args ...any) {
-	if !o.quiet && !o.json {
-		o.screen.Print(fmt.Sprintf(format, args...))
+// Say prints a line about what was done.
+func (o *Output) Say(format string, args ...any) {
+	if !o.Quiet && !o.JSON {
+		o.Screen.Print(fmt.Sprintf(format, args...))
 	}
 }
 
-// detail prints a line that only -v asks for.
-func (o *output) detail(format string, args ...any) {
-	if o.verbose {
-		o.say(format, args...)
+// Detail prints a line that only -v asks for.
+func (o *Output) Detail(format string, args ...any) {
+	if o.Verbose {
+		o.Say(format, args...)
 	}
 }
 
-// warn tells of an item that was skipped, or of something to look at.
-func (o *output) warn(item, reason string) {
-	if !o.json {
-		o.screen.Print("warning: " + term.Name(item) + ": " + term.Clean(reason))
+// Warn tells of an item that was skipped, or of something to look at.
+func (o *Output) Warn(item, reason string) {
+	if !o.JSON {
+		o.Screen.Print("warning: " + term.Name(item) + ": " + term.Clean(reason))
 		return
 	}
 	line := struct {
@@ -125,20 +126,21 @@ func (o *output) warn(item, reason string) {
 		Reason string `json:"reason"`
 	}{Reason: reason}
 	line.Item, line.Raw = term.RawName(item)
-	o.object("warning", line) // an error is kept by Write
+	o.Object("warning", line) // an error is kept by Write
 }
 
 // maxErrorWidth is the column of the code word: wider lines are hard to read.
 const maxErrorWidth = 100
 
-func (o *output) failure(f *fail.Error) {
+// Failure prints the four lines of a failure.
+func (o *Output) Failure(f *fail.Error) {
 	width := maxErrorWidth
-	if columns := o.screen.Columns(); columns > 0 {
+	if columns := o.Screen.Columns(); columns > 0 {
 		width = min(width, columns)
 	}
-	o.screen.Print(f.Lines(width))
-	if o.json {
-		o.object("exit_error", struct {
+	o.Screen.Print(f.Lines(width))
+	if o.JSON {
+		o.Object("exit_error", struct {
 			Code   int    `json:"code"`
 			Word   string `json:"word"`
 			Error  string `json:"error"`
@@ -149,19 +151,19 @@ func (o *output) failure(f *fail.Error) {
 	}
 }
 
-// watch runs work and shows its progress as the flags and the terminal have it. Warnings of c are printed.
-func (a *app) watch(action string, c *progress.Counter, work func() error) error {
-	o := progress.Options{Action: action, Screen: a.out.screen, Asked: a.env.Status, Now: a.env.Now,
-		Names: a.out.verbose || a.out.screen.Terminal}
+// Watch runs work and shows its progress as the flags and the terminal have it. Warnings of c are printed.
+func (a *Run) Watch(action string, c *progress.Counter, work func() error) error {
+	o := progress.Options{Action: action, Screen: a.Out.Screen, Asked: a.Env.Status, Now: a.Env.Now,
+		Names: a.Out.Verbose || a.Out.Screen.Terminal}
 	switch {
-	case a.out.quiet:
+	case a.Out.Quiet:
 		o.Mode = progress.Quiet
-	case a.out.json:
+	case a.Out.JSON:
 		o.Mode = progress.JSON
-		o.Emit = func(s progress.Status) { a.out.object("status", s) } // an error is kept by Write
-	case a.out.screen.Terminal:
+		o.Emit = func(s progress.Status) { a.Out.Object("status", s) } // an error is kept by Write
+	case a.Out.Screen.Terminal:
 		o.Mode = progress.Bar
 	}
-	c.OnWarn = a.out.warn
+	c.OnWarn = a.Out.Warn
 	return progress.Watch(c, o, work)
 }
