@@ -53,7 +53,7 @@ fuzz:
 
 # The tests of crashes and interleavings, many times longer.
 soak: setup
-	PACKHOLD_SOAK=1 $(GO) test -count 1 -timeout 6h -v -run 'Kill|Crash|Fault|Simulat|NoSpace|Damage|Every' ./tests ./repo/... ./backends/...
+	PACKHOLD_SOAK=1 $(GO) test -count 1 -timeout 6h -v -run 'Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model' ./tests ./repo/... ./backends/...
 
 lint:
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi

@@ -11,10 +11,10 @@ fi
 
 declare -A package=(
 	[setfattr]=attr [setfacl]=acl [setcap]=libcap2-bin [mkfs.ext4]=e2fsprogs [mkfs.btrfs]=btrfs-progs [lowntfs-3g]=ntfs-3g [mount]=mount [unshare]=util-linux
-	[diff]=diffutils [find]=findutils [sshd]=openssh-server [ssh]=openssh-client [git]=git [gcc]=gcc
+	[diff]=diffutils [find]=findutils [sshd]=openssh-server [ssh]=openssh-client [git]=git [gcc]=gcc [python3]=python3
 )
 if [ "${1:-}" = bench ]; then
-	package+=([restic]=restic [borg]=borgbackup [python3]=python3)
+	package+=([restic]=restic [borg]=borgbackup)
 fi
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
