@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"strings"
 	"time"
@@ -40,6 +41,10 @@ var (
 	// certificate that is not the expected one, credentials that are refused.
 	ErrPermanent = errors.New("trying again would not help")
 
+	// ErrClock says that the clocks of this machine and of the storage differ by more than MaxSkew: a date until which a file
+	// is kept would not be the one that was meant. Nothing was changed.
+	ErrClock = errors.New("the clocks of this machine and of the storage differ")
+
 	// ErrInvalidName says that a name does not satisfy ValidName, or a prefix ValidPrefix.
 	ErrInvalidName = errors.New("invalid name")
 )
@@ -55,6 +60,9 @@ type Storage interface {
 	// ever sees a part of it. An existing file is replaced atomically, which only the repair of a content-named file may
 	// ask for; with opts.IfAbsent it is kept and the error matches fs.ErrExist. Where an answer can get lost on the way,
 	// the existing file may be this very call's own. A full storage is ErrNoSpace. Put keeps no reference to data.
+	//
+	// Bytes that are kept until a date are never lost by a Put: an existing file that is kept is either not replaced by other
+	// bytes, which is a *KeptError, or stays in the storage as an older version. No Put shortens a retention.
 	Put(ctx context.Context, name string, data []byte, opts PutOptions) error
 
 	// Get returns exactly n bytes from offset off, or with a negative n all bytes from off on. A file too short for
@@ -72,8 +80,8 @@ type Storage interface {
 	// more than once; each use lists afresh.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
-	// Delete removes a file. A missing one is an error matching fs.ErrNotExist, one that is kept until a date
-	// fs.ErrPermission. It need not be durable: after a power loss a deleted file may be back.
+	// Delete removes a file. A missing one is an error matching fs.ErrNotExist, one that is kept until a date a *KeptError.
+	// It need not be durable: after a power loss a deleted file may be back.
 	Delete(ctx context.Context, name string) error
 }
 
@@ -85,13 +93,79 @@ type PutOptions struct {
 	// RetainUntil, if not zero, makes the storage refuse to delete the file before that time. A storage that cannot
 	// returns ErrUnsupported and stores nothing.
 	RetainUntil time.Time
+
+	// Compliance keeps it in a way that nobody can end early, not even the owner of the storage, where the storage has one.
+	Compliance bool
+
+	// Extend stores nothing: the file that is there is kept until RetainUntil, or longer if it is already. Its data is nil, and
+	// IfAbsent is not set. A missing file is an error matching fs.ErrNotExist, but only of a storage that keeps files:
+	// asked for a name that is free, any other says ErrUnsupported.
+	Extend bool
 }
+
+// CheckExtend returns an error if o asks for what no storage can do.
+func (o PutOptions) CheckExtend(data []byte) error {
+	if o.Extend && (o.IfAbsent || o.RetainUntil.IsZero() || len(data) > 0) {
+		return fmt.Errorf("a retention is extended to a date, and nothing else: %w", ErrPermanent)
+	}
+	return nil
+}
+
+// MaxSkew is how far the clocks of a machine and of its storage may differ where a date is until when a file is kept. Amazon refuses every
+// request beyond 15 minutes; a machine that sets its clock by the network is within seconds.
+const MaxSkew = 5 * time.Minute
+
+// Guard is how well a file is guarded against being deleted, from the weakest on.
+type Guard uint8
+
+// The guards.
+const (
+	Unguarded  Guard = iota // whoever may write may delete
+	Mode                    // a read-only file with a date, which packhold itself heeds
+	Immutable               // a flag of the file system, which only root takes away
+	Governance              // object lock that a special permission ends early
+	Compliance              // object lock that nobody ends early
+)
+
+func (g Guard) String() string {
+	names := [...]string{"none", "mode", "immutable", "governance", "compliance"}
+	if int(g) >= len(names) {
+		return "unknown"
+	}
+	return names[g]
+}
+
+// Text says it in words.
+func (g Guard) Text() string {
+	texts := [...]string{"nothing", "a date and a read-only mode", "the immutable flag", "object lock, governance mode", "object lock, compliance mode"}
+	if int(g) >= len(texts) {
+		return "unknown"
+	}
+	return texts[g]
+}
+
+// KeptError is the refusal to delete or replace a file that is kept until a date. It matches fs.ErrPermission.
+type KeptError struct {
+	Until time.Time
+}
+
+// Error says until when.
+func (e *KeptError) Error() string {
+	return "immutable until " + e.Until.UTC().Format(time.RFC3339)
+}
+
+// Unwrap returns fs.ErrPermission.
+func (e *KeptError) Unwrap() error { return fs.ErrPermission }
 
 // Info describes a stored file.
 type Info struct {
 	Name    string
 	Size    int64     // bytes
 	ModTime time.Time // when it was stored, by the storage's clock
+
+	// RetainUntil is until when the file is kept, zero for not at all, and Guard how. Stat knows them, List does not say.
+	RetainUntil time.Time
+	Guard       Guard
 }
 
 // ValidName reports whether name may name a file: at most MaxName bytes of elements separated by single slashes, each of

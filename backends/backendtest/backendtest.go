@@ -21,7 +21,7 @@ import (
 )
 
 // Run tests the storages that open returns, each an empty one of its own. It stores about 10 MiB and some hundred files,
-// and where the storage supports RetainUntil leaves one behind that cannot be deleted for an hour.
+// and where the storage supports RetainUntil leaves some behind that cannot be deleted for some hours.
 func Run(t *testing.T, open func(t *testing.T) backends.Storage) {
 	for _, test := range []struct {
 		name string
@@ -47,6 +47,19 @@ func Run(t *testing.T, open func(t *testing.T) backends.Storage) {
 		{"Random", random},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
+	}
+}
+
+// Clear deletes every file of s. Where files of a test are kept until a date, s is opened with a clock beyond it, so that their folder can be removed.
+func Clear(t *testing.T, s backends.Storage) {
+	t.Helper()
+	for info, err := range s.List(context.Background(), "") {
+		if err == nil {
+			err = s.Delete(context.Background(), info.Name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
 	}
 }
 
@@ -636,23 +649,116 @@ func cancelled(t *testing.T, s backends.Storage) {
 
 func retain(t *testing.T, s backends.Storage) {
 	until := time.Now().Add(time.Hour)
+	for _, o := range []backends.PutOptions{{Extend: true}, {Extend: true, IfAbsent: true, RetainUntil: until}} {
+		if err := s.Put(t.Context(), "kept/none", nil, o); !errors.Is(err, backends.ErrPermanent) {
+			t.Errorf("Put with %+v: %v", o, err)
+		}
+	}
 	err := s.Put(t.Context(), "kept/a", []byte("a"), backends.PutOptions{RetainUntil: until})
 	if errors.Is(err, backends.ErrUnsupported) {
 		wantNone(t, s, "kept/a")
 		put(t, s, "kept/a", []byte("old"))
-		if err := s.Put(t.Context(), "kept/a", []byte("new"), backends.PutOptions{RetainUntil: until}); !errors.Is(err, backends.ErrUnsupported) {
-			t.Errorf("retention of another file: %v", err)
+		for _, o := range []backends.PutOptions{{RetainUntil: until}, {RetainUntil: until, Extend: true}} {
+			data := []byte("new")
+			if o.Extend {
+				data = nil
+			}
+			if err := s.Put(t.Context(), "kept/a", data, o); !errors.Is(err, backends.ErrUnsupported) {
+				t.Errorf("retention of another file, with %+v: %v", o, err)
+			}
+		}
+		if err := s.Put(t.Context(), "kept/none", nil, backends.PutOptions{RetainUntil: until, Extend: true}); !errors.Is(err, backends.ErrUnsupported) {
+			t.Errorf("retention of a missing file: %v", err)
 		}
 		want(t, s, "kept/a", []byte("old"))
+		wantKept(t, s, "kept/a", time.Time{})
 		return
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(t.Context(), "kept/a"); !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("Delete of a file kept until %v: %v", until, err)
-	}
 	want(t, s, "kept/a", []byte("a"))
+	wantKept(t, s, "kept/a", until)
+	wantListed(t, s, "", "kept/a") // nothing of the storage's own is shown
+
+	// Exclusively, too; and whoever comes later is told that it exists.
+	only := backends.PutOptions{IfAbsent: true, RetainUntil: until}
+	if err := s.Put(t.Context(), "kept/b", []byte("b"), only); err != nil {
+		t.Fatal(err)
+	}
+	wantKept(t, s, "kept/b", until)
+	if err := s.Put(t.Context(), "kept/b", []byte("c"), only); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("exclusive Put of a kept name: %v", err)
+	}
+	want(t, s, "kept/b", []byte("b"))
+
+	// Extended it is kept longer, never shorter. What was not kept before may be from now on.
+	put(t, s, "kept/c", []byte("c"))
+	wantKept(t, s, "kept/c", time.Time{})
+	later := until.Add(time.Hour)
+	extend := func(name string, until time.Time) error {
+		return s.Put(t.Context(), name, nil, backends.PutOptions{Extend: true, RetainUntil: until})
+	}
+	for _, name := range []string{"kept/a", "kept/b", "kept/c"} {
+		for _, date := range []time.Time{later, until, later, time.Now().Add(-time.Hour)} {
+			if err := extend(name, date); err != nil {
+				t.Errorf("keeping %s until %v: %v", name, date, err)
+			}
+			wantKept(t, s, name, later)
+		}
+		want(t, s, name, []byte(name[len("kept/"):]))
+	}
+	if err := extend("kept/none", later); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("retention of a missing file: %v", err)
+	}
+	if err := s.Put(t.Context(), "kept/a", []byte("x"), backends.PutOptions{RetainUntil: later, Extend: true}); !errors.Is(err, backends.ErrPermanent) {
+		t.Errorf("an extension with bytes: %v", err)
+	}
+
+	// The same bytes again are no replacement; a later date counts, an earlier one does not.
+	for _, date := range []time.Time{{}, until, later.Add(time.Hour)} {
+		if err := s.Put(t.Context(), "kept/a", []byte("a"), backends.PutOptions{RetainUntil: date}); err != nil {
+			t.Errorf("the same bytes again, until %v: %v", date, err)
+		}
+		want(t, s, "kept/a", []byte("a"))
+	}
+	if _, err := s.Stat(t.Context(), "kept/a"); err != nil {
+		t.Error(err)
+	}
+	// Other bytes do not take the place of what is kept, or stand before it.
+	if err := s.Put(t.Context(), "kept/b", []byte("other"), backends.PutOptions{}); err == nil {
+		want(t, s, "kept/b", []byte("other"))
+		if err := s.Delete(t.Context(), "kept/b"); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("Delete of what hides a kept file: %v", err)
+		}
+	} else {
+		wantRefused(t, "replacing", err, later)
+		want(t, s, "kept/b", []byte("b"))
+	}
+}
+
+// wantKept fails unless a file is kept until a date, to a second, or with the zero time is not kept.
+func wantKept(t *testing.T, s backends.Storage, name string, until time.Time) {
+	t.Helper()
+	info, err := s.Stat(t.Context(), name)
+	if err != nil || info.RetainUntil.IsZero() != until.IsZero() || info.RetainUntil.Before(until) || info.RetainUntil.After(until.Add(time.Second)) {
+		t.Errorf("%s is kept until %v, %v, want %v", name, info.RetainUntil, err, until)
+	}
+	if (info.Guard == backends.Unguarded) != until.IsZero() {
+		t.Errorf("%s, kept until %v, is guarded by %v", name, until, info.Guard)
+	}
+	if !until.IsZero() {
+		wantRefused(t, "Delete of "+name, s.Delete(t.Context(), name), until)
+	}
+}
+
+// wantRefused fails unless err refuses because of a date.
+func wantRefused(t *testing.T, what string, err error, until time.Time) {
+	t.Helper()
+	kept, ok := errors.AsType[*backends.KeptError](err)
+	if !ok || !errors.Is(err, fs.ErrPermission) || kept.Until.Before(until) || kept.Until.After(until.Add(time.Second)) {
+		t.Errorf("%s, kept until %v: %v", what, until, err)
+	}
 }
 
 // random compares the storage with a map after every one of many random calls.

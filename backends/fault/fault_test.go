@@ -25,11 +25,18 @@ func TestOverMem(t *testing.T) {
 
 func TestOverLocal(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backends.Storage {
-		s, err := local.Open(t.TempDir(), local.Options{NoSync: true})
-		if err != nil {
+		later := func() time.Time { return time.Now().AddDate(1, 0, 0) }
+		dir := t.TempDir()
+		s, err := local.Open(dir, local.Options{NoSync: true})
+		future, err2 := local.Open(dir, local.Options{NoSync: true, Now: later})
+		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { s.Close() })
+		t.Cleanup(func() {
+			backendtest.Clear(t, future)
+			s.Close()
+			future.Close()
+		})
 		return fault.New(s)
 	})
 }

@@ -71,6 +71,18 @@ func (r *recorder) ops() ops {
 			r.step("remove", in(root, name))(&err, func() error { return system.remove(root, name) })
 			return err
 		},
+		keep: func(f *os.File, until time.Time) (err error) {
+			r.step("keep", file(f))(&err, func() error { return system.keep(f, until) })
+			return err
+		},
+		setFlag: func(f *os.File, on bool) (err error) {
+			what := "clearflag"
+			if on {
+				what = "setflag"
+			}
+			r.step(what, file(f))(&err, func() error { return system.setFlag(f, on) })
+			return err
+		},
 	}
 }
 
@@ -120,6 +132,7 @@ func openRecorded(t *testing.T) (*Store, *recorder) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { unlock(r.base) })
 	return s, r
 }
 

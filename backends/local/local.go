@@ -44,6 +44,9 @@ type Options struct {
 	// counts them: by the time it gives to a new file. A storage that takes none, being full or read-only, keeps them.
 	RemoveStale bool
 
+	// Now says when a file that is kept until a date is free; nil is time.Now.
+	Now func() time.Time
+
 	// NoSync leaves out every fsync. Only for tests and throw-away copies: a power loss can take everything.
 	NoSync bool
 }
@@ -51,14 +54,19 @@ type Options struct {
 // Store is a backends.Storage in a directory. Listings are sorted by name.
 //
 // Symbolic links in the directory are not followed and, like devices and other special files, are errors wherever their
-// name could be a file's or a directory's. RetainUntil is not supported, IfAbsent only where the file system has hard
+// name could be a file's or a directory's. IfAbsent is supported where the file system has hard
 // links or, on Linux, a rename that refuses an existing target. NFS may answer fs.ErrExist to the very call that created
 // the file.
+//
+// RetainUntil is supported where the file system has extended attributes: the date stands in one, and Delete and Put heed it. Where this process
+// may and the file system can, the file is made immutable too, which holds against every program (backends.Immutable); elsewhere only its mode
+// stands against others (backends.Mode). The clock that counts is this machine's, and root can always take both away.
 type Store struct {
 	path string // absolute
 	root *os.Root
 	self fs.FileInfo // of root
 	ops  ops
+	now  func() time.Time
 
 	mu sync.Mutex // guards what is below
 
@@ -82,6 +90,9 @@ func Open(dir string, o Options) (*Store, error) {
 
 func open(dir string, o Options, ops ops) (*Store, error) {
 	s, err := openRoot(dir, o.Create, ops)
+	if err == nil && o.Now != nil {
+		s.now = o.Now
+	}
 	if err == nil && o.RemoveStale {
 		if err = s.removeStale(); err != nil {
 			err = errors.Join(err, s.Close())
@@ -112,7 +123,7 @@ func openRoot(dir string, create bool, ops ops) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &Store{path: dir, root: root, self: self, ops: ops, dirs: map[string]bool{}, lost: map[string]error{}}, nil
+	return &Store{path: dir, root: root, self: self, ops: ops, now: time.Now, dirs: map[string]bool{}, lost: map[string]error{}}, nil
 }
 
 // makeRoot makes dir and the directories above it, and synchronizes the parent of each one it made, deepest first.
@@ -188,19 +199,24 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 	if len(data) > backends.MaxObject {
 		return fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
 	}
-	if !opts.RetainUntil.IsZero() {
-		return fmt.Errorf("keeping files until a date: %w", backends.ErrUnsupported)
+	if err := opts.CheckExtend(data); err != nil {
+		return err
 	}
 	if err := s.present(); err != nil {
 		return err
+	}
+	if opts.Extend {
+		return s.extend(name, opts.RetainUntil)
 	}
 	if opts.IfAbsent {
 		// Only spares the writing of data in vain. publish decides.
 		if _, err := s.root.Lstat(name); err == nil {
 			return s.exists(name)
 		}
+	} else if done, err := s.replaceable(ctx, name, data, opts.RetainUntil); done || err != nil {
+		return err
 	}
-	temp, err := s.writeTemp(data)
+	temp, err := s.writeTemp(data, opts.RetainUntil)
 	if err != nil {
 		return s.absent(err)
 	}
@@ -209,17 +225,26 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 	}
 	// After a rename there is nothing to remove. A leftover is harmless, and removed when stale.
 	_ = s.ops.remove(s.root, temp)
+	if err == nil && !opts.RetainUntil.IsZero() {
+		err = s.flagNamed(name) // the temporary name is gone: an immutable file keeps all it has
+	}
 	return err
 }
 
 // writeTemp returns the name of a new temporary file that holds data durably. After an error there is none: a file whose
 // fsync failed is never synchronized again, because the kernel has marked the lost pages clean and would report success.
-func (s *Store) writeTemp(data []byte) (string, error) {
+// With a date the file has that too.
+func (s *Store) writeTemp(data []byte, until time.Time) (string, error) {
 	temp, f, err := s.createTemp()
 	if err != nil {
 		return "", err
 	}
 	err = s.ops.write(f, data)
+	if err == nil && !until.IsZero() {
+		if err = s.checkClock(f); err == nil {
+			err = s.ops.keep(f, until)
+		}
+	}
 	if err == nil {
 		err = s.ops.chmod(f)
 	}
@@ -452,10 +477,7 @@ func (s *Store) get(ctx context.Context, name string, off, n int64) ([]byte, err
 	if err := check(ctx, name); err != nil {
 		return nil, err
 	}
-	if _, err := s.lstat(name); err != nil {
-		return nil, err
-	}
-	f, err := s.root.OpenFile(name, openFlags, 0)
+	f, err := s.open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -463,9 +485,6 @@ func (s *Store) get(ctx context.Context, name string, off, n int64) ([]byte, err
 	// The size of what was opened: since lstat the file may have been replaced.
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
-	}
-	if err := regular(info); err != nil {
 		return nil, err
 	}
 	if n, err = backends.Span(info.Size(), off, n); err != nil || n == 0 {
@@ -487,7 +506,10 @@ func (s *Store) Stat(ctx context.Context, name string) (backends.Info, error) {
 	if err == nil {
 		var info fs.FileInfo
 		if info, err = s.lstat(name); err == nil {
-			return backends.Info{Name: name, Size: info.Size(), ModTime: info.ModTime()}, nil
+			found := backends.Info{Name: name, Size: info.Size(), ModTime: info.ModTime()}
+			if err = s.guarded(&found); err == nil {
+				return found, nil
+			}
 		}
 	}
 	return backends.Info{}, fmt.Errorf("looking for %q: %w", name, classify(s.absent(err)))
@@ -501,6 +523,9 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	}
 	if err == nil {
 		_, err = s.lstat(name)
+	}
+	if err == nil {
+		err = s.free(name)
 	}
 	if err == nil {
 		err = s.ops.remove(s.root, name)

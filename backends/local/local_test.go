@@ -24,7 +24,22 @@ func openTest(t *testing.T, dir string, o Options) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { unlock(dir) })
 	return s
+}
+
+// unlock takes the flag off all files below dir, so that it can be removed.
+func unlock(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if f, err := os.Open(path); err == nil {
+			_ = setFlag(f, false)
+			f.Close()
+		}
+		return nil
+	})
 }
 
 func put(t *testing.T, s *Store, name, data string) {
@@ -81,7 +96,7 @@ func TestStorageWithoutLinks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { s.Close(); wantTempEmpty(t, dir) })
+		t.Cleanup(func() { s.Close(); wantTempEmpty(t, dir); unlock(dir) })
 		return s
 	}
 	err := open(t).Put(t.Context(), "a", nil, backends.PutOptions{IfAbsent: true})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"packhold/backends"
 	"packhold/backends/noreplace"
@@ -22,6 +23,8 @@ type ops struct {
 	mkdir    func(root *os.Root, name string) error
 	syncDir  func(d *os.File) error // the entries of a directory
 	remove   func(root *os.Root, name string) error
+	keep     func(f *os.File, until time.Time) error // writes the date into it
+	setFlag  func(f *os.File, on bool) error         // the immutable flag
 }
 
 func systemOps(noSync bool) ops {
@@ -41,12 +44,26 @@ func systemOps(noSync bool) ops {
 		mkdir:    func(root *os.Root, name string) error { return root.Mkdir(name, dirMode) },
 		syncDir:  syncDir,
 		remove:   (*os.Root).Remove,
+		keep:     keepOwn,
+		setFlag:  setFlag,
 	}
 	if noSync {
 		o.syncFile = func(*os.File) error { return nil }
 		o.syncDir = func(*os.File) error { return nil }
 	}
 	return o
+}
+
+// keepOwn writes the date into a file that may have its mode already, which is a temporary one's for that moment where this user has to.
+func keepOwn(f *os.File, until time.Time) error {
+	err := setKept(f, until)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	if err := f.Chmod(tempMode); err != nil {
+		return err
+	}
+	return errors.Join(setKept(f, until), protect(f))
 }
 
 // exclusive gives from the name to, unless that is taken, with link(2), or where the file system has no hard links with

@@ -28,6 +28,7 @@ type file struct {
 	data   []byte
 	stored time.Time
 	retain time.Time
+	guard  backends.Guard
 }
 
 var _ backends.Storage = (*Store)(nil)
@@ -44,9 +45,12 @@ func (s *Store) Clone() *Store {
 	return &Store{now: s.now, files: maps.Clone(s.files)}
 }
 
-// Put implements backends.Storage. Replacing a file never shortens its retention.
+// Put implements backends.Storage. A file that is kept is not replaced by other bytes.
 func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
 	err := check(ctx, name)
+	if err == nil {
+		err = opts.CheckExtend(data)
+	}
 	if err == nil && len(data) > backends.MaxObject {
 		err = fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
 	}
@@ -59,11 +63,26 @@ func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends
 	if exists && opts.IfAbsent {
 		return fmt.Errorf("storing %q: %w", name, fs.ErrExist)
 	}
-	retain := opts.RetainUntil
-	if old.retain.After(retain) {
-		retain = old.retain
+	if opts.Extend && !exists {
+		return fmt.Errorf("keeping %q: %w", name, fs.ErrNotExist)
 	}
-	s.files[name] = file{data: bytes.Clone(data), stored: s.now(), retain: retain}
+	f := old
+	if !opts.Extend && !(exists && bytes.Equal(old.data, data)) {
+		if s.now().Before(old.retain) {
+			return fmt.Errorf("storing %q: %w", name, &backends.KeptError{Until: old.retain})
+		}
+		f = file{data: bytes.Clone(data)}
+	}
+	if !opts.Extend {
+		f.stored = s.now()
+	}
+	if opts.RetainUntil.After(f.retain) {
+		f.retain, f.guard = opts.RetainUntil, max(f.guard, backends.Governance)
+		if opts.Compliance {
+			f.guard = backends.Compliance
+		}
+	}
+	s.files[name] = f
 	return nil
 }
 
@@ -85,7 +104,9 @@ func (s *Store) Stat(ctx context.Context, name string) (backends.Info, error) {
 	if err != nil {
 		return backends.Info{}, fmt.Errorf("looking for %q: %w", name, err)
 	}
-	return f.info(name), nil
+	info := f.info(name)
+	info.RetainUntil, info.Guard = f.retain, f.guard
+	return info, nil
 }
 
 // List implements backends.Storage.
@@ -121,7 +142,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("deleting %q: %w", name, fs.ErrNotExist)
 	}
 	if s.now().Before(f.retain) {
-		return fmt.Errorf("deleting %q: %w until %s", name, fs.ErrPermission, f.retain.UTC().Format(time.RFC3339))
+		return fmt.Errorf("deleting %q: %w", name, &backends.KeptError{Until: f.retain})
 	}
 	delete(s.files, name)
 	return nil

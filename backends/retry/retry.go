@@ -83,7 +83,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // final reports whether the same call would fail the same way again.
 func final(err error) bool {
 	for _, is := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, backends.ErrNoSpace, backends.ErrUnsupported, backends.ErrInvalidName,
-		backends.ErrGone, backends.ErrPermanent, io.ErrUnexpectedEOF, context.Canceled} {
+		backends.ErrGone, backends.ErrPermanent, backends.ErrClock, io.ErrUnexpectedEOF, context.Canceled} {
 		if errors.Is(err, is) {
 			return true
 		}

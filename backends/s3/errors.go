@@ -66,7 +66,7 @@ func (s *Store) classify(ctx context.Context, err error, c *call) error {
 		return match(backends.ErrNoSpace)
 	case "RequestTimeTooSkewed":
 		skew, _ := c.skew()
-		return fmt.Errorf("%w: this machine's clock and the storage's differ by %s: %s", fs.ErrPermission, skew.Round(time.Second), text)
+		return fmt.Errorf("%w by %s: %s", backends.ErrClock, skew.Round(time.Second), text)
 	case "XAdminUserNotFound": // versitygw's InvalidAccessKeyId, with status 404
 		return match(fs.ErrPermission)
 	case "ConditionalRequestConflict":

@@ -28,7 +28,7 @@ import (
 // sentinels are what callers act on.
 var sentinels = map[string]error{
 	"fs.ErrNotExist": fs.ErrNotExist, "fs.ErrExist": fs.ErrExist, "fs.ErrPermission": fs.ErrPermission, "io.ErrUnexpectedEOF": io.ErrUnexpectedEOF,
-	"ErrGone": backends.ErrGone, "ErrNoSpace": backends.ErrNoSpace, "ErrUnsupported": backends.ErrUnsupported, "ErrCold": s3.ErrCold,
+	"ErrGone": backends.ErrGone, "ErrNoSpace": backends.ErrNoSpace, "ErrUnsupported": backends.ErrUnsupported, "ErrCold": s3.ErrCold, "ErrClock": backends.ErrClock,
 	"context.Canceled": context.Canceled, "context.DeadlineExceeded": context.DeadlineExceeded,
 }
 
@@ -92,7 +92,7 @@ func TestAnswers(t *testing.T) {
 		"redirect":           {301, s3Error("PermanentRedirect"), nil},
 		"denied":             {403, s3Error("AccessDenied"), []string{"fs.ErrPermission"}},
 		"denied by a proxy":  {403, htmlPage, []string{"fs.ErrPermission"}},
-		"clock":              {403, s3Error("RequestTimeTooSkewed"), []string{"fs.ErrPermission"}},
+		"clock":              {403, s3Error("RequestTimeTooSkewed"), []string{"ErrClock"}},
 		"cold":               {403, s3Error("InvalidObjectState"), []string{"fs.ErrPermission", "ErrCold"}},
 		"quota":              {403, s3Error("QuotaExceeded"), []string{"ErrNoSpace"}},
 		"full":               {507, s3Error("InsufficientStorage"), []string{"ErrNoSpace"}},
@@ -777,11 +777,47 @@ func TestProbeLock(t *testing.T) {
 		}
 		if until := time.Now().Add(time.Hour); !c.want {
 			want(t, what+": Put", s.Put(t.Context(), "a", nil, backends.PutOptions{RetainUntil: until}), "ErrUnsupported")
-			want(t, what+": Extend", s.Extend(t.Context(), "a", until), "ErrUnsupported")
+			want(t, what+": Extend", s.Put(t.Context(), "a", nil, backends.PutOptions{RetainUntil: until, Extend: true}), "ErrUnsupported")
 			p.set(nil)
 			if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: %v", what, err)
 			}
+		}
+	}
+}
+
+// TestClock: a date is not computed with a clock that is far from the server's, which every answer tells.
+func TestClock(t *testing.T) {
+	p := plainProxy(t, sharedServer(t).addr)
+	o := options(p.addr())
+	o.CreateLocked, o.Abilities = true, &s3.Abilities{Conditional: true, ObjectLock: true}
+	s := open(t, o)
+	until := time.Now().Add(2 * time.Second)
+	for _, c := range []struct {
+		off  time.Duration
+		fine bool
+	}{{backends.MaxSkew + 10*time.Second, false}, {-backends.MaxSkew - 10*time.Second, false}, {backends.MaxSkew - 10*time.Second, true}, {-400 * 24 * time.Hour, false}} {
+		p.set(answer(http.MethodGet, 404, s3Error("NoSuchKey"), "Date", time.Now().Add(c.off).UTC().Format(http.TimeFormat)))
+		_, _ = s.Get(t.Context(), "a", 0, -1)
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if !c.fine {
+				t.Errorf("with a clock off by %v the server is asked: %s %s", c.off, r.Method, r.URL)
+			}
+			return false
+		})
+		for _, put := range []backends.PutOptions{{RetainUntil: until}, {RetainUntil: until, Extend: true}} {
+			// What asks the server first learns its time again.
+			if err := s.Put(t.Context(), "a", nil, put); c.fine {
+				if err != nil {
+					t.Errorf("a clock off by %v: %v", c.off, err)
+				}
+			} else {
+				want(t, fmt.Sprintf("a clock off by %v", c.off), err, "ErrClock")
+			}
+		}
+		p.set(nil)
+		if err := s.Put(t.Context(), "free", nil, backends.PutOptions{}); err != nil {
+			t.Errorf("without a date, with a clock off by %v: %v", c.off, err)
 		}
 	}
 }

@@ -63,9 +63,6 @@ type Options struct {
 	Create       bool
 	CreateLocked bool
 
-	// RetainMode is how PutOptions.RetainUntil locks.
-	RetainMode RetainMode
-
 	// Checksum is sent with every file, and compared by the server.
 	Checksum Checksum
 
@@ -96,20 +93,6 @@ const (
 
 func (a Addressing) lookup() minio.BucketLookupType {
 	return [...]minio.BucketLookupType{Auto: minio.BucketLookupAuto, PathStyle: minio.BucketLookupPath, VirtualHost: minio.BucketLookupDNS}[a]
-}
-
-// RetainMode is a mode of object lock.
-type RetainMode int
-
-// Governance lets an administrator with a special permission end a retention early. Compliance lets nobody, not even the owner of the account: a
-// mistaken date is paid for to its end.
-const (
-	Governance RetainMode = iota
-	Compliance
-)
-
-func (m RetainMode) mode() minio.RetentionMode {
-	return [...]minio.RetentionMode{Governance: minio.Governance, Compliance: minio.Compliance}[m]
 }
 
 // Checksum is a checksum of a file's bytes.
@@ -151,7 +134,7 @@ func (o Options) checked() (Options, error) {
 	if len(o.Credentials) == 0 {
 		return o, errors.New("no credentials are given, nor a place to look for them")
 	}
-	if o.Addressing < Auto || o.Addressing > VirtualHost || o.RetainMode < Governance || o.RetainMode > Compliance || o.Checksum < CRC32C || o.Checksum > SHA256 {
+	if o.Addressing < Auto || o.Addressing > VirtualHost || o.Checksum < CRC32C || o.Checksum > SHA256 {
 		return o, errors.New("an option has an unknown value")
 	}
 	if o.Connections <= 0 {

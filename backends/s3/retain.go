@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"time"
@@ -11,65 +12,77 @@ import (
 	"packhold/backends"
 )
 
-// Retention returns until when a file is kept, the zero time if nobody keeps it. A missing file is an error matching fs.ErrNotExist. Without the
-// permission s3:GetObjectRetention Amazon shows no date.
-func (s *Store) Retention(ctx context.Context, name string) (time.Time, error) {
-	until, err := s.retention(ctx, name)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("looking until when %q is kept: %w", name, err)
-	}
-	return until, nil
-}
-
-func (s *Store) retention(ctx context.Context, name string) (time.Time, error) {
-	if err := check(ctx, name); err != nil {
-		return time.Time{}, err
-	}
-	o, err := s.stat(ctx, s.key(name))
-	if err != nil {
-		return time.Time{}, err
-	}
+// retention is until when an object is kept, and how.
+func retention(o minio.ObjectInfo) (time.Time, backends.Guard, error) {
 	value := o.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date")
 	if value == "" {
-		return time.Time{}, nil
+		return time.Time{}, backends.Unguarded, nil
 	}
-	return time.Parse(time.RFC3339, value)
+	until, err := time.Parse(time.RFC3339, value)
+	if o.Metadata.Get("X-Amz-Object-Lock-Mode") == string(minio.Compliance) {
+		return until, backends.Compliance, err
+	}
+	return until, backends.Governance, err
 }
 
-// Extend keeps a file until a later date than before, in the mode of Options.RetainMode, which may become Compliance but not Governance again. A date
-// that would shorten the retention is an error matching fs.ErrPermission. A bucket without object lock is ErrUnsupported.
-func (s *Store) Extend(ctx context.Context, name string, until time.Time) error {
-	if err := s.extend(ctx, name, until); err != nil {
-		return fmt.Errorf("keeping %q until %s: %w", name, until.UTC().Format(time.RFC3339), err)
-	}
-	return nil
-}
-
-func (s *Store) extend(ctx context.Context, name string, until time.Time) error {
-	if err := check(ctx, name); err != nil {
-		return err
-	}
-	able, err := s.known(ctx)
-	if err != nil {
-		return err
-	}
-	if !able.ObjectLock {
-		return fmt.Errorf("the bucket has no object lock: %w", backends.ErrUnsupported)
-	}
+// extend keeps a file until a later date than before. Governance may become compliance, never the other way round.
+func (s *Store) extend(ctx context.Context, name string, until time.Time, compliance bool) error {
 	// Not every server refuses an earlier date to everybody, and one never set is an error to some and none to others.
-	now, err := s.retention(ctx, name)
+	o, err := s.stat(ctx, s.key(name))
 	if err != nil {
 		return err
 	}
-	if until = wholeSecond(until); until.Before(now) {
-		return fmt.Errorf("%w: it is kept until %s", fs.ErrPermission, now.UTC().Format(time.RFC3339))
+	now, guard, err := retention(o)
+	if err != nil {
+		return err
 	}
-	mode := s.o.RetainMode.mode()
+	compliance = compliance || guard == backends.Compliance
+	if until = wholeSecond(until); !until.After(now) {
+		if !compliance || guard == backends.Compliance {
+			return nil
+		}
+		until = now
+	}
+	mode := lockMode(compliance)
 	ctx, c := withCall(ctx)
 	withMD5(func() {
 		err = s.core.PutObjectRetention(ctx, s.o.Bucket, s.key(name), minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until})
 	})
 	return s.found(ctx, s.key(name), s.classify(ctx, err, c))
+}
+
+func lockMode(compliance bool) minio.RetentionMode {
+	if compliance {
+		return minio.Compliance
+	}
+	return minio.Governance
+}
+
+// keptError gives a refusal to delete a version the date until which it is kept, where that is what it was refused for.
+func (s *Store) keptError(ctx context.Context, key, version string, refused error) error {
+	if !errors.Is(refused, fs.ErrPermission) {
+		return refused
+	}
+	ctx, c := withCall(ctx)
+	o, err := s.core.StatObject(ctx, s.o.Bucket, key, minio.StatObjectOptions{VersionID: version})
+	if err != nil {
+		return refused
+	}
+	until, _, err := retention(o)
+	server, dated := c.skew()
+	if err != nil || until.IsZero() || dated && time.Now().Add(server).After(until) {
+		return refused
+	}
+	return fmt.Errorf("%w: %v", &backends.KeptError{Until: until}, refused)
+}
+
+// checkClock refuses to compute a date with a clock that is far from the storage's, as the last answer told it.
+func (s *Store) checkClock() error {
+	skew := time.Duration(s.http.skew.Load())
+	if skew.Abs() > backends.MaxSkew {
+		return fmt.Errorf("%w by %v, the limit is %v", backends.ErrClock, skew.Round(time.Second), backends.MaxSkew)
+	}
+	return nil
 }
 
 // wholeSecond rounds up: the headers have whole seconds, and a file must not be free before its time.

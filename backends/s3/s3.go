@@ -169,8 +169,8 @@ func (s *Store) key(name string) string { return s.prefix + name }
 
 // Put implements backends.Storage. Where the server has no conditional writes as found by Probe, opts.IfAbsent is ErrUnsupported, and likewise
 // opts.RetainUntil where the bucket has no object lock. If the abilities are unknown, the first such call probes them. A conditional write that
-// collides with another one is tried anew for some seconds, and one whose answer was lost is ErrExist if the file is there. RetainUntil is rounded up to a second. Replacing a file in a bucket with versions keeps
-// the old version, until Delete.
+// collides with another one is tried anew for some seconds, and one whose answer was lost is ErrExist if the file is there. RetainUntil is rounded up to a second, and needs clocks that
+// agree (backends.ErrClock). Replacing a file in a bucket with versions keeps the old version, until Delete.
 func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
 	if err := s.put(ctx, name, data, opts); err != nil {
 		return fmt.Errorf("storing %q (%d bytes): %w", name, len(data), err)
@@ -185,6 +185,9 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 	if len(data) > backends.MaxObject {
 		return fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
 	}
+	if err := opts.CheckExtend(data); err != nil {
+		return err
+	}
 	if opts.IfAbsent || !opts.RetainUntil.IsZero() {
 		able, err := s.known(ctx)
 		if err != nil {
@@ -196,6 +199,14 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 		if !opts.RetainUntil.IsZero() && !able.ObjectLock {
 			return fmt.Errorf("keeping files until a date: the bucket has no object lock: %w", backends.ErrUnsupported)
 		}
+	}
+	if !opts.RetainUntil.IsZero() {
+		if err := s.checkClock(); err != nil {
+			return err
+		}
+	}
+	if opts.Extend {
+		return s.extend(ctx, name, opts.RetainUntil, opts.Compliance)
 	}
 	put := s.request(name, data, opts)
 	for try := 0; ; try++ {
@@ -257,7 +268,7 @@ func (s *Store) request(name string, data []byte, opts backends.PutOptions) uplo
 		u.SetMatchETagExcept("*")
 	}
 	if !opts.RetainUntil.IsZero() {
-		u.Mode = s.o.RetainMode.mode()
+		u.Mode = lockMode(opts.Compliance)
 		u.RetainUntilDate = wholeSecond(opts.RetainUntil)
 	}
 	return u
@@ -413,13 +424,16 @@ func rangeSize(header string, off, length int64) (int64, error) {
 	return size, nil
 }
 
-// Stat implements backends.Storage.
+// Stat implements backends.Storage. Without the permission s3:GetObjectRetention Amazon does not say until when a file is kept.
 func (s *Store) Stat(ctx context.Context, name string) (backends.Info, error) {
 	err := check(ctx, name)
 	if err == nil {
 		var o minio.ObjectInfo
 		if o, err = s.stat(ctx, s.key(name)); err == nil {
-			return backends.Info{Name: name, Size: o.Size, ModTime: o.LastModified.Truncate(time.Second)}, nil
+			info := backends.Info{Name: name, Size: o.Size, ModTime: o.LastModified.Truncate(time.Second)}
+			if info.RetainUntil, info.Guard, err = retention(o); err == nil {
+				return info, nil
+			}
 		}
 	}
 	return backends.Info{}, fmt.Errorf("looking for %q: %w", name, err)
@@ -484,7 +498,7 @@ func (s *Store) removeVersion(ctx context.Context, key, version string) error {
 	if err == nil && c.status != http.StatusNoContent {
 		return fmt.Errorf("the answer (%d) is not one of S3", c.status)
 	}
-	return s.classify(ctx, err, c)
+	return s.keptError(ctx, key, version, s.classify(ctx, err, c))
 }
 
 func check(ctx context.Context, name string) error {

@@ -178,25 +178,25 @@ func TestPages(t *testing.T) {
 func TestObjectLock(t *testing.T) {
 	t.Parallel()
 	addr := sharedServer(t).addr
-	for mode, name := range map[s3.RetainMode]minio.RetentionMode{s3.Governance: minio.Governance, s3.Compliance: minio.Compliance} {
+	for compliance, name := range map[bool]minio.RetentionMode{false: minio.Governance, true: minio.Compliance} {
 		t.Run(string(name), func(t *testing.T) {
 			t.Parallel()
 			o := options(addr)
-			o.CreateLocked, o.RetainMode = true, mode
+			o.CreateLocked = true
 			s := open(t, o)
 			a, err := s.Probe(t.Context())
 			if err != nil || !a.Conditional || !a.ObjectLock || !a.Versioning {
 				t.Fatalf("%+v, %v", a, err)
 			}
 			until := time.Now().Add(time.Hour)
-			for i, put := range []backends.PutOptions{{RetainUntil: until}, {RetainUntil: until, IfAbsent: true}} {
+			for i, put := range []backends.PutOptions{{RetainUntil: until, Compliance: compliance}, {RetainUntil: until, Compliance: compliance, IfAbsent: true}} {
 				file := fmt.Sprintf("packs/%d", i)
 				if err := s.Put(t.Context(), file, []byte("kept"), put); err != nil {
 					t.Fatal(err)
 				}
-				date, err := s.Retention(t.Context(), file)
-				if err != nil || date.Before(until) || date.After(until.Add(time.Second)) {
-					t.Errorf("kept until %v, %v, want %v", date, err, until)
+				kept, err := s.Stat(t.Context(), file)
+				if err != nil || kept.RetainUntil.Before(until) || kept.RetainUntil.After(until.Add(time.Second)) || (kept.Guard == backends.Compliance) != compliance {
+					t.Errorf("%+v, %v, want %v", kept, err, until)
 				}
 				info, err := client(t, addr).StatObject(t.Context(), o.Bucket, file, minio.StatObjectOptions{})
 				if m := info.Metadata.Get("X-Amz-Object-Lock-Mode"); err != nil || m != string(name) {
@@ -219,7 +219,15 @@ func TestObjectLock(t *testing.T) {
 					t.Errorf("exclusive Put: %v", err)
 				}
 			}
-			extend(t, s)
+			// Governance becomes compliance, without a later date too, and never the other way round.
+			for _, o := range []backends.PutOptions{{Extend: true, RetainUntil: until, Compliance: true}, {Extend: true, RetainUntil: until.Add(time.Hour)}} {
+				if err := s.Put(t.Context(), "packs/0", nil, o); err != nil {
+					t.Fatal(err)
+				}
+				if info, err := s.Stat(t.Context(), "packs/0"); err != nil || info.Guard != backends.Compliance || info.RetainUntil.Before(o.RetainUntil) && o.RetainUntil != until {
+					t.Errorf("after an extension with %+v: %+v, %v", o, info, err)
+				}
+			}
 			// Free once its time is over.
 			if err := s.Put(t.Context(), "short", []byte("x"), backends.PutOptions{RetainUntil: time.Now().Add(1200 * time.Millisecond)}); err != nil {
 				t.Fatal(err)
@@ -243,38 +251,6 @@ func TestObjectLock(t *testing.T) {
 			t.Errorf("Put: %v", err)
 		}
 	})
-}
-
-func extend(t *testing.T, s *s3.Store) {
-	t.Helper()
-	until := time.Now().Add(time.Hour)
-	if err := s.Put(t.Context(), "long", []byte("x"), backends.PutOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if date, err := s.Retention(t.Context(), "long"); err != nil || !date.IsZero() {
-		t.Errorf("kept until %v, %v", date, err)
-	}
-	for range 2 {
-		if err := s.Extend(t.Context(), "long", until); err != nil {
-			t.Fatal(err)
-		}
-		if date, err := s.Retention(t.Context(), "long"); err != nil || date.Before(until) || date.After(until.Add(time.Second)) {
-			t.Errorf("kept until %v, %v, want %v", date, err, until)
-		}
-		if err := s.Extend(t.Context(), "long", until.Add(-time.Minute)); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("a retention is shortened: %v", err)
-		}
-		if err := s.Delete(t.Context(), "long"); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("Delete: %v", err)
-		}
-		until = until.Add(time.Hour)
-	}
-	if err := s.Extend(t.Context(), "none", until); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("of a missing file: %v", err)
-	}
-	if _, err := s.Retention(t.Context(), "none"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("of a missing file: %v", err)
-	}
 }
 
 // In a bucket with versions Delete leaves nothing, not even the delete markers of others, and touches no other name.
@@ -384,7 +360,6 @@ func TestOpen(t *testing.T) {
 		"bad endpoint":    {func(o *s3.Options) { o.Endpoint = "a b" }, nil, "host name"},
 		"bad CA":          {func(o *s3.Options) { o.PlainHTTP, o.CA = false, []byte("x") }, nil, "PEM"},
 		"TLS to plain":    {func(o *s3.Options) { o.PlainHTTP = false }, nil, "TLS handshake"},
-		"bad mode":        {func(o *s3.Options) { o.RetainMode = 7 }, nil, "unknown value"},
 	} {
 		o := made
 		o.Create = false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,8 +24,11 @@ func withCall(ctx context.Context) (context.Context, *call) {
 	return context.WithValue(ctx, callKey{}, c), c
 }
 
-// recorder fills in the call of a request's context.
-type recorder struct{ inner *http.Transport }
+// recorder fills in the call of a request's context, and keeps what the newest answer said about the server's clock.
+type recorder struct {
+	inner *http.Transport
+	skew  atomic.Int64 // time.Duration
+}
 
 // RoundTrip implements http.RoundTripper.
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -36,6 +40,9 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.inner.RoundTrip(req)
 	if err == nil {
 		c.got, c.status, c.header = time.Now(), resp.StatusCode, resp.Header
+		if skew, ok := c.skew(); ok {
+			r.skew.Store(int64(skew))
+		}
 	}
 	return resp, err
 }

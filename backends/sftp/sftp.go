@@ -214,6 +214,8 @@ func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends
 	case err != nil:
 	case len(data) > backends.MaxObject:
 		err = fmt.Errorf("the limit is %d bytes: %w", backends.MaxObject, backends.ErrPermanent)
+	case opts.CheckExtend(data) != nil:
+		err = opts.CheckExtend(data)
 	case !opts.RetainUntil.IsZero():
 		err = fmt.Errorf("keeping files until a date: %w", backends.ErrUnsupported)
 	default:

@@ -60,14 +60,17 @@ func Test(ctx context.Context, s backends.Storage, now func() time.Time) (list [
 		err = fmt.Errorf("it has %d bytes, and %d were stored", info.Size, len(data))
 	}
 	add("describe", true, err, "")
+	var ahead time.Duration
 	if err == nil {
-		add("clock", false, nil, skewText(info.ModTime.Sub(now())))
+		ahead = info.ModTime.Sub(now())
+		add("clock", false, nil, skewText(ahead))
 	}
 	add("list", true, listed(ctx, s, base, name), "")
 	add("exclusive create", true, exclusive(ctx, s, name, data), "")
 	add("exclusive create, many at once", true, race(ctx, s, base+"race"), fmt.Sprintf("one of %d won", racers))
 	add("replace", false, replace(ctx, s, name), "needed for repair")
-	keep(ctx, s, base+"kept", now, add)
+	kept, err := keep(ctx, s, base+"kept", now, ahead)
+	add("write-once", false, err, kept)
 
 	var left []string
 	for _, n := range []string{name, base + "race"} {
@@ -165,23 +168,34 @@ func replace(ctx context.Context, s backends.Storage, name string) error {
 	return err
 }
 
-// keptFor is how long the file of the test of write-once stays: it cannot be removed sooner.
-const keptFor = time.Minute
+// keptFor is how long the file of the test of write-once is kept: longer than a request or two take, and short enough to wait for, so that
+// nothing stays behind.
+const keptFor = 3 * time.Second
 
-// keep stores a file for a minute, and tries to remove it.
-func keep(ctx context.Context, s backends.Storage, name string, now func() time.Time, add func(string, bool, error, string)) {
-	err := s.Put(ctx, name, []byte("kept"), backends.PutOptions{RetainUntil: now().Add(keptFor)})
-	switch {
-	case errors.Is(err, backends.ErrUnsupported):
-		add("write-once", false, errors.New("not offered"), "")
-		return
-	case err != nil:
-		add("write-once", false, err, "")
-		return
+// keep stores a file until a date, tries to remove it, and removes it after. ahead is by how much the storage's clock is.
+func keep(ctx context.Context, s backends.Storage, name string, now func() time.Time, ahead time.Duration) (detail string, err error) {
+	until := now().Add(ahead + keptFor)
+	err = s.Put(ctx, name, []byte("kept"), backends.PutOptions{RetainUntil: until})
+	if errors.Is(err, backends.ErrUnsupported) {
+		return "", errors.New("not offered")
+	}
+	if err != nil {
+		return "", err
+	}
+	info, err := s.Stat(ctx, name)
+	if err != nil {
+		return "", err
 	}
 	if err := s.Delete(ctx, name); err == nil {
-		add("write-once", false, errors.New("a locked file was deleted all the same"), "")
-		return
+		return "", errors.New("a locked file was deleted all the same")
 	}
-	add("write-once", false, nil, fmt.Sprintf("%s stays for a minute, and can be removed then", name))
+	detail = "by " + info.Guard.Text()
+	select {
+	case <-time.After(keptFor + time.Second): // dates are rounded up to a second
+	case <-ctx.Done():
+	}
+	if err := s.Delete(ctx, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		detail += "; " + name + " stays"
+	}
+	return detail, nil
 }
