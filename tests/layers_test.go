@@ -83,7 +83,7 @@ var plan = map[string]room{
 var drivers = []string{"backends/mem", "backends/local", "backends/sftp", "backends/s3"}
 
 // pure rooms do no input or output.
-var pure = []string{"chunk", "crypt", "crypt/canon", "repo/keyring", "pack", "repo/format", "repo/snapshot"}
+var pure = []string{"chunk", "crypt", "crypt/canon", "repo/keyring", "pack", "repo/format", "repo/snapshot", "repo/retain"}
 
 // impure are the packages that do.
 var impure = []string{"os", "os/exec", "os/signal", "os/user", "net", "net/http", "syscall", "io/ioutil", "golang.org/x/sys/unix", "golang.org/x/sys/windows"}

@@ -14,6 +14,7 @@ import (
 	"github.com/tailscale/hujson"
 
 	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/repo/retain"
 )
 
 // MaxFile is the size in bytes above which a configuration file is refused before it is parsed: a thousand jobs take a
@@ -364,7 +365,7 @@ func (d *decoder) check(f *File) error {
 			}
 		}
 		if given(path + ".retention") {
-			if _, err := term.ParsePeriod(j.Retention); err != nil {
+			if _, err := retain.ParsePeriod(j.Retention); err != nil {
 				must(d.problem(at(path+".retention"), "", "%s.retention: %v", path, err))
 			}
 		}
