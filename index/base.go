@@ -175,6 +175,7 @@ type base struct {
 type aboutPack struct {
 	info  atomic.Pointer[PackInfo] // nil until it was asked for
 	state atomic.Uint32
+	used  atomic.Bool // see Index.Used
 }
 
 func openBase(path string, key [32]byte, mapped bool) (b *base, err error) {
@@ -404,7 +405,7 @@ func (b *base) readInfo(row uint32) (p *PackInfo, err error) {
 	}
 	return &PackInfo{PackID: PackID{crypt.ID(raw[:32]), u32(72)}, Salt: [32]byte(raw[32:]), Size: binary.LittleEndian.Uint64(raw[64:]),
 		Epoch: u32(76), Session: session, Class: b.classes[class], Retention: b.classes[retention], Kind: crypt.Type(raw[92]),
-		state: &b.about[row].state}, nil
+		state: &b.about[row].state, used: &b.about[row].used}, nil
 }
 
 // sessionRow returns the hash of session record n and where it lies.

@@ -52,7 +52,7 @@ func answer(t testing.TB, x *Index, first, n int) string {
 		for _, p := range x.Places(id) {
 			r, err := x.Session(p.Pack.Session)
 			info := *p.Pack
-			info.state = nil
+			info.state, info.used = nil, nil
 			b = fmt.Append(b, info, r, p.Offset, p.Length, p.Raw, p.Compression, err)
 		}
 	}

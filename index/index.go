@@ -46,6 +46,7 @@ type PackInfo struct {
 	Salt      [32]byte
 	Epoch     uint32
 	state     *atomic.Uint32
+	used      *atomic.Bool
 }
 
 // Tree reports whether p holds tree pages.
@@ -252,7 +253,7 @@ func (x *Index) addRow(p *Pack, session uint32) (uint32, error) {
 		return 0, errors.New("too many packs")
 	}
 	info := &PackInfo{PackID: p.PackID, Kind: p.Kind, Class: p.Class, Retention: p.Retention, Session: session, Size: p.Size,
-		Salt: p.Salt, Epoch: p.Epoch, state: new(atomic.Uint32)}
+		Salt: p.Salt, Epoch: p.Epoch, state: new(atomic.Uint32), used: new(atomic.Bool)}
 	info.state.Store(uint32(x.excluded[p.PackID] | x.verdicts[x.tailNumber(session)]))
 	// Readers hold older, shorter slices of the same array and never look behind their end.
 	rows = append(rows, info)
@@ -322,6 +323,7 @@ func (x *Index) add(p Pack, session []byte, entries []Entry) error {
 			return fmt.Errorf("entry %d: %w", i, err)
 		}
 	}
+	(*x.rows.Load())[row].used.Store(true)
 	x.own[p.PackID] = row
 	x.unsaved = append(x.unsaved, ownPack{p, row, len(entries)})
 	return nil
@@ -453,17 +455,18 @@ func (x *Index) baseHas(id *crypt.ID) bool {
 		if b.about[e.Pack].state.Load() != 0 {
 			continue
 		}
-		if len(x.lostIn(id)) == 0 {
-			return true
+		if len(x.lostIn(id)) > 0 {
+			p, err := b.info(e.Pack)
+			if err != nil {
+				x.fail(err)
+				return false
+			}
+			if x.isLost(id, p.PackID) {
+				continue
+			}
 		}
-		p, err := b.info(e.Pack)
-		if err != nil {
-			x.fail(err)
-			return false
-		}
-		if !x.isLost(id, p.PackID) {
-			return true
-		}
+		use(&b.about[e.Pack].used)
+		return true
 	}
 	if err != nil {
 		x.fail(err)
@@ -478,6 +481,7 @@ func (x *Index) tailHas(s *shard, id *crypt.ID, tag uint32) (usable, taken bool)
 		if r.row == claimed {
 			taken = true
 		} else if p := rows[r.row]; p.state.Load() == 0 && !x.isLost(id, p.PackID) {
+			use(p.used)
 			return true, taken
 		}
 	}
@@ -649,6 +653,43 @@ func (x *Index) Packs() iter.Seq2[*PackInfo, error] {
 				return
 			}
 		}
+	}
+}
+
+// use notes that a pack is relied on. Reading first keeps the line of a pack that many ask for in every core's cache.
+func use(p *atomic.Bool) {
+	if !p.Load() {
+		p.Store(true)
+	}
+}
+
+// Used yields the packs that an answer of Has or Claim relied on since ForgetUsed, and those that Add brought: what a snapshot made of these answers
+// leans on. Of a blob in several packs it is the one that the answer was about. It ends with an error where the cache file failed meanwhile.
+func (x *Index) Used() iter.Seq2[*PackInfo, error] {
+	return func(yield func(*PackInfo, error) bool) {
+		if err := x.Err(); err != nil {
+			yield(nil, err)
+			return
+		}
+		for p, err := range x.Packs() {
+			if err != nil || p.used.Load() {
+				if !yield(p, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// ForgetUsed makes Used begin anew.
+func (x *Index) ForgetUsed() {
+	if b := x.usableBase(); b != nil {
+		for row := range b.about {
+			b.about[row].used.Store(false)
+		}
+	}
+	for _, p := range *x.rows.Load() {
+		p.used.Store(false)
 	}
 }
 

@@ -83,7 +83,7 @@ func see(t interface{ Fatalf(string, ...any) }, x *Index, list []Place) []seen {
 			t.Fatalf("%v", err)
 		}
 		info := *p.Pack
-		info.Session, info.state = 0, nil
+		info.Session, info.state, info.used = 0, nil, nil
 		out = append(out, seen{info, string(r), p.Offset, p.Length, p.Raw, p.Compression})
 	}
 	sortSeen(out)
@@ -495,5 +495,76 @@ func TestDuplicateBlob(t *testing.T) {
 	x := New()
 	if err := x.Add(testPack(1), testSession(1), testEntries(1, []crypt.ID{testID(1), testID(2), testID(1)})); err == nil {
 		t.Fatal("a blob stands twice in a pack")
+	}
+}
+
+// TestUsed: what Has and Claim rely on is known, from the tail and from the cache file, and nothing else is.
+func TestUsed(t *testing.T) {
+	blob := func(pack, n int) crypt.ID { return testID(100*pack + n) }
+	blobs := func(pack int) []crypt.ID { return []crypt.ID{blob(pack, 0), blob(pack, 1), testID(7)} } // the last is in all of them
+	x := New()
+	if err := x.AddSegment(testID(1), testSegment([]int{0, 2, 4, 6, 8, 10}, blobs)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "cache")
+	if err := x.WriteCache(path, testKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	cached, err := Open(path, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cached.Close()
+	for what, x := range map[string]*Index{"tail": x, "base": cached} {
+		want := func(packs ...int) {
+			t.Helper()
+			var got, wanted []PackID
+			for p, err := range x.Used() {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, p.PackID)
+			}
+			for _, n := range packs {
+				wanted = append(wanted, testPack(n).PackID)
+			}
+			slices.SortFunc(got, PackID.Compare)
+			slices.SortFunc(wanted, PackID.Compare)
+			if !slices.Equal(got, wanted) {
+				t.Errorf("%s: %d packs are used, want %v", what, len(got), packs)
+			}
+		}
+		want()
+		x.Exclude(map[PackID]Exclusion{testPack(4).PackID: NoDedup})
+		x.ExcludeBlobs(map[crypt.ID][]PackID{blob(6, 0): {testPack(6).PackID}})
+		if !x.Has(blob(0, 1)) || x.Claim(blob(2, 0)) || x.Has(blob(4, 0)) || x.Has(blob(6, 0)) || !x.Claim(testID(9)) {
+			t.Error(what)
+		}
+		x.Lookup(blob(8, 0))
+		want(0, 2)
+		if !x.Has(testID(7)) { // in several: one is enough
+			t.Error(what)
+		}
+		n := 0
+		for range x.Used() {
+			n++
+		}
+		if n > 3 {
+			t.Errorf("%s: %d packs for one blob more", what, n)
+		}
+		x.ForgetUsed()
+		want()
+		if err := x.Add(testPack(12), testSession(1), testEntries(12, []crypt.ID{testID(9)})); err != nil {
+			t.Fatal(err)
+		}
+		want(12)
+		x.Has(blob(10, 1))
+		want(10, 12)
+	}
+	cached.fail(errDamaged)
+	for _, err := range cached.Used() {
+		if err == nil {
+			t.Error("a cache that failed says what is used")
+		}
 	}
 }

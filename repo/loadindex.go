@@ -383,6 +383,9 @@ func (r *Repo) Index() *index.Index { return r.index.Load() }
 // SaveCache writes the index cache, so that the next run need not read the segments. A failure costs time only: the caller
 // may tell, and goes on.
 func (r *Repo) SaveCache() error {
+	if r.keeper != nil {
+		_ = r.keeper.Save()
+	}
 	x := r.index.Load()
 	if r.cache == "" || x == nil || x.TailLen() == 0 {
 		return nil

@@ -27,6 +27,7 @@ import (
 	"packhold/repo/format"
 	"packhold/repo/keyring"
 	"packhold/repo/stored"
+	"packhold/repo/writeonce"
 )
 
 // Keys is what this process can open and sign.
@@ -62,6 +63,7 @@ type Options struct {
 // change keys or hosts beside no other.
 type Repo struct {
 	storage  backends.Storage
+	keeper   *writeonce.Keeper // nil: the settings lock nothing; otherwise it is storage
 	config   *format.Config
 	keys     *Keys
 	ring     *keyring.Ring
@@ -146,6 +148,14 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 	if err := r.readSettings(ctx); err != nil {
 		return nil, err
 	}
+	if r.settings.Lock != 0 {
+		m := writeonce.Memory{Key: r.keys.Local}
+		if r.cache != "" {
+			m.Path = r.cache + ".locks"
+		}
+		r.keeper = writeonce.New(s, writeonce.PolicyOf(r.settings), r.now, m)
+		r.storage = r.keeper
+	}
 	if err := r.readHosts(ctx); err != nil {
 		return nil, err
 	}
@@ -180,6 +190,9 @@ func (r *Repo) Trust() *crypt.Trust { return r.trust }
 
 // Now returns the time by the clock that the repository was opened with.
 func (r *Repo) Now() time.Time { return r.now() }
+
+// Keeper returns what locks objects, nil if the settings do not say so.
+func (r *Repo) Keeper() *writeonce.Keeper { return r.keeper }
 
 // Storage returns where the repository is kept.
 func (r *Repo) Storage() backends.Storage { return r.storage }

@@ -19,6 +19,7 @@ import (
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
 	"packhold/repo/stored"
+	"packhold/repo/writeonce"
 )
 
 // Renewal of leases: every RenewEvery, and after LeaseDead of storage time without one a session may be judged dead.
@@ -45,7 +46,7 @@ type SessionOptions struct {
 	Purpose     string // "backup" unless given
 	Compression string // "" for that of the settings
 	NoValidate  bool   // do not read back what was stored
-	Retention   string // class of the packs
+	Retention   string // class of the packs, which the settings may lock longer than others
 }
 
 // Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
@@ -57,7 +58,8 @@ type Session struct {
 	Started time.Time
 
 	r       *Repo
-	x       *index.Index // what the session knows to be stored, and what it claimed
+	storage backends.Storage // of r, for what the session's class keeps
+	x       *index.Index     // what the session knows to be stored, and what it claimed
 	o       SessionOptions
 	pace    *pack.Pace
 	key     crypt.SessionKey
@@ -132,6 +134,10 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	}
 	s := &Session{ID: rec.Session, Started: r.now(), r: r, o: o, pace: pace, key: key, record: rec.Bytes(), nonce: [32]byte(rec.Nonce),
 		target: int(r.settings.PackSize), parity: int(r.settings.Parity), variant: pack.ShardBLAKE3}
+	s.storage = r.storage
+	if r.keeper != nil {
+		s.storage = r.keeper.Class(o.Retention)
+	}
 	if r.config.Profile == format.FIPS {
 		s.variant = pack.ShardSHA256
 	}
@@ -168,6 +174,7 @@ func (s *Session) start(ctx context.Context) error {
 		return err
 	}
 	s.x = s.r.index.Load()
+	s.x.ForgetUsed()
 	return s.alive(ctx, s.adopt)
 }
 
@@ -308,7 +315,7 @@ func (s *Session) finishPack(p *pack.Builder) error {
 	}
 	tree := f.Trailer.Header.Type == crypt.TypeTreePack
 	name := format.PackName(f.Name, tree, 0)
-	if err := stored.Put(s.ctx, r.storage, name, f.Data, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+	if err := stored.Put(s.ctx, s.storage, name, f.Data, backends.PutOptions{}); err != nil {
 		return err
 	}
 	if !s.o.NoValidate {
@@ -327,12 +334,27 @@ func (s *Session) finishPack(p *pack.Builder) error {
 	return nil
 }
 
-// retain is until when what the session stores stays write-once; zero for not at all.
-func (s *Session) retain() time.Time {
-	if s.r.settings.Lock == 0 {
-		return time.Time{}
+// lean makes sure that what the snapshot will lean on stays as long as its class promises, before anybody sees the snapshot. What the session itself
+// stored counts too: it may have taken long.
+func (s *Session) lean(ctx context.Context) error {
+	if s.r.keeper == nil {
+		return nil
 	}
-	return s.r.now().Add(time.Duration(s.r.settings.Lock) * time.Second)
+	_, err := s.r.keeper.Hold(ctx, func(yield func(writeonce.Object, error) bool) {
+		for p, err := range s.x.Used() {
+			o := writeonce.Object{Class: s.o.Retention}
+			if err == nil {
+				o.Name = format.PackName(p.Name, p.Tree(), p.Incarnation)
+			}
+			if !yield(o, err) {
+				return
+			}
+		}
+	})
+	if stored.Missing(err) { // it was there when the session began
+		return stored.Damaged("extending the lock of a pack in", "packs/", fmt.Errorf("%v", err))
+	}
+	return stored.Failed("extending the lock of a pack in", "packs/", err)
 }
 
 // addPack makes the blobs of a stored pack known.
@@ -383,7 +405,7 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := stored.Put(ctx, s.r.storage, name, object, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+		if err := stored.Put(ctx, s.storage, name, object, backends.PutOptions{}); err != nil {
 			return err
 		}
 		if !s.o.NoValidate {
@@ -463,6 +485,9 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err := s.putSegments(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.lean(ctx); err != nil {
+		return nil, err
+	}
 	plain, err := body.Marshal()
 	if err != nil {
 		return nil, err
@@ -504,7 +529,7 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
-	if err := stored.Create(ctx, r.storage, name, object); stored.Exists(err) {
+	if err := stored.Create(ctx, s.storage, name, object); stored.Exists(err) {
 		r.reportInvalid(ctx, name)
 		return nil, ErrFenced
 	} else if err != nil {

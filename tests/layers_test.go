@@ -47,11 +47,13 @@ var plan = map[string]room{
 	"repo/audit":                  {4, ""},
 	"repo/replicate":              {4, ""},
 	"repo/admin":                  {4, ""},
+	"repo/lock":                   {4, ""},
 	"repo/repotest":               {5, ""}, // makes repositories for tests
 	"repo":                        {3, ""},
 	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
 	"index":                       {2, ""},
 	"repo/keyring":                {2, ""},
+	"repo/writeonce":              {2, ""}, // the storage that locks, by name: repo stands on it too
 	"repo/stored":                 {2, ""}, // objects and their errors, by name: repo stands on it too
 	"repo/localfs":                {2, ""},
 	"repo/snapfs":                 {2, ""},

@@ -17,6 +17,7 @@ import (
 	"packhold/repo/format"
 	"packhold/repo/keyring"
 	"packhold/repo/stored"
+	"packhold/repo/writeonce"
 )
 
 // InitOptions are what a new repository is made with.
@@ -31,6 +32,10 @@ type InitOptions struct {
 	Label       string // of the first key slot
 	ReadKey     *crypt.ReadPrivate
 	Now         time.Time
+
+	// Lock is for how long objects are write-once. What Init stores, which a crash may leave unfinished, is not locked yet: the first lock.Extend
+	// does it. A storage that cannot is backends.ErrUnsupported, before anything is stored.
+	Lock writeonce.Policy
 }
 
 // Format prints no secret.
@@ -49,6 +54,11 @@ func Init(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Creden
 func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Credential, error) {
 	if err := clearUnfinished(ctx, s); err != nil {
 		return nil, err
+	}
+	if o.Lock.Length > 0 {
+		if err := writeonce.Check(ctx, s, o.Lock, o.Now); err != nil {
+			return nil, err
+		}
 	}
 	key, err := crypt.NewRoot(crypt.NewRepoID())
 	if err != nil {
@@ -81,6 +91,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	}
 	settings := &format.Settings{Generation: 1, Time: o.Now.Unix(), WriteEpoch: epoch, ReadKeys: []crypt.ReadKeyForm{form},
 		Parity: uint8(o.Parity), PackSize: uint32(o.PackSize), Compression: o.Compression}
+	o.Lock.Settle(settings)
 	body := canon.Marshal(settings)
 	if _, err := format.Parse[format.Settings](body); err != nil {
 		return nil, err

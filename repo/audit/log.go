@@ -241,11 +241,7 @@ func (l *Log) extend(ctx context.Context, lines [][]byte) (bool, error) {
 
 // create stores an object exclusively and returns what is there then: these bytes, or another's. nil bytes mean that it is gone again.
 func (l *Log) create(ctx context.Context, name string, object []byte) ([]byte, error) {
-	opts := backends.PutOptions{IfAbsent: true}
-	if lock := l.r.Settings().Lock; lock != 0 {
-		opts.RetainUntil = l.o.Now().Add(time.Duration(lock) * time.Second)
-	}
-	err := l.r.Storage().Put(ctx, name, object, opts)
+	err := l.r.Storage().Put(ctx, name, object, backends.PutOptions{IfAbsent: true})
 	if err == nil {
 		return object, nil
 	}

@@ -30,7 +30,19 @@ type Settings struct {
 	Domains     []string            `cbor:"12,keyasint,omitempty"` // dedup domains beside the shared one
 	Revocations [][]byte            `cbor:"13,keyasint,omitempty"` // SHA-256 of every revocation mark
 	HostForget  bool                `cbor:"14,keyasint,omitempty"` // hosts may forget their own snapshots
+	ClassLocks  []ClassLock         `cbor:"15,keyasint,omitempty"` // by class: what is not Lock
 }
+
+// ClassLock is for how long what sessions of a retention class store stays write-once.
+type ClassLock struct {
+	_       struct{} `cbor:",toarray"`
+	Class   string
+	Seconds int64
+}
+
+// MaxLock is the longest time that objects may be locked for, ten years: where nobody can end a lock early, whoever makes one too long, by mistake or to
+// do harm, has somebody else pay for the storage to its end.
+const MaxLock = 3653 * 24 * 60 * 60
 
 // Lease is leases/<session> and its renewals leases/<session>.<n>, signed by the session's host.
 type Lease struct {
@@ -193,7 +205,9 @@ const (
 	maxRevocations = 1 << 16
 	maxText        = 1024     // bytes of a domain, purpose or reason
 	maxMarkText    = 64 << 10 // bytes of a mark's sealed text
-	maxMembers     = 240      // packs of a group: with 16 of parity, what GF(2^8) codes
+	maxClassLocks  = 64
+	maxClass       = 64  // bytes of a retention class, as in the index
+	maxMembers     = 240 // packs of a group: with 16 of parity, what GF(2^8) codes
 )
 
 // ascending refuses lists with an element out of order or twice: so that a set has one form.
@@ -232,6 +246,8 @@ func (s *Settings) validate() error {
 		return fmt.Errorf("pack size %d: %w", s.PackSize, crypt.ErrPolicy)
 	case s.Lock < 0 || (s.Lock == 0) != (s.LockMode == "") || s.LockMode != "" && s.LockMode != "governance" && s.LockMode != "compliance":
 		return fmt.Errorf("lock of %d seconds, mode %q", s.Lock, s.LockMode)
+	case s.Lock > MaxLock || len(s.ClassLocks) > 0 && s.Lock == 0 || len(s.ClassLocks) > maxClassLocks:
+		return fmt.Errorf("lock of %d seconds, the limit is %d; %d classes: %w", s.Lock, MaxLock, len(s.ClassLocks), crypt.ErrPolicy)
 	case len(s.PackParity) != 0 && (len(s.PackParity) != 2 || s.PackParity[0] == 0 || s.PackParity[0] > maxMembers ||
 		s.PackParity[1] == 0 || s.PackParity[1] > MaxParity):
 		return fmt.Errorf("group parity %v", s.PackParity)
@@ -248,7 +264,13 @@ func (s *Settings) validate() error {
 			return fmt.Errorf("hash of %d bytes", len(h))
 		}
 	}
+	for _, c := range s.ClassLocks {
+		if c.Class == "" || len(c.Class) > maxClass || c.Seconds <= 0 || c.Seconds > MaxLock {
+			return fmt.Errorf("lock of %d seconds for a class of %d bytes: %w", c.Seconds, len(c.Class), crypt.ErrPolicy)
+		}
+	}
 	for _, err := range []error{
+		ascending(s.ClassLocks, func(a, b ClassLock) int { return strings.Compare(a.Class, b.Class) }),
 		ascending(s.ReadKeys, func(a, b crypt.ReadKeyForm) int { return cmp.Compare(a.Epoch, b.Epoch) }),
 		ascending(s.Domains, strings.Compare),
 		ascending(s.Revocations, bytes.Compare),

@@ -105,6 +105,12 @@ func LeaseSession(name string) (id crypt.SessionID, err error) {
 	return crypt.SessionID(b), nil
 }
 
+// WriteOnce reports whether the object called name is kept for as long as the settings say: all but what others must be able to delete soon, which
+// are leases, and condemned sets that have no final yet.
+func WriteOnce(name string) bool {
+	return KnownName(name) && !strings.HasPrefix(name, "leases/") && (!strings.HasPrefix(name, "condemned/") || strings.HasSuffix(name, ".final"))
+}
+
 // Caps of objects by their kind, bytes.
 const (
 	maxSmall  = 16 << 10         // leases, certificates, key slots: real ones take 1 to 5 KiB

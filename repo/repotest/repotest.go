@@ -11,6 +11,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo/admin"
 	"packhold/repo/format"
+	"packhold/repo/writeonce"
 )
 
 // Passphrase opens every repository made here.
@@ -23,6 +24,7 @@ var readKey = sync.OnceValues(func() (*crypt.ReadPrivate, error) { return crypt.
 type Options struct {
 	Parity   int
 	PackSize int
+	Lock     time.Duration // of write-once; ten times as long for the class "long"
 }
 
 // Init makes a repository whose first host is "host-a", and returns that host's credential.
@@ -31,7 +33,11 @@ func Init(ctx context.Context, s backends.Storage, o Options) (*crypt.Credential
 	if err != nil {
 		return nil, err
 	}
-	return admin.Init(ctx, s, admin.InitOptions{Passphrase: []byte(Passphrase), Iterations: crypt.MinIterations,
+	var lock writeonce.Policy
+	if o.Lock > 0 {
+		lock = writeonce.Policy{Length: o.Lock, Classes: map[string]time.Duration{"long": 10 * o.Lock}}
+	}
+	return admin.Init(ctx, s, admin.InitOptions{Lock: lock, Passphrase: []byte(Passphrase), Iterations: crypt.MinIterations,
 		Config: format.Config{Profile: format.Standard, Chunker: chunk.DefaultParams()}, Parity: o.Parity, PackSize: o.PackSize,
 		Compression: "fastest", HostName: "host-a", Label: "first", ReadKey: key, Now: time.Now()})
 }

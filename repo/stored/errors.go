@@ -53,7 +53,7 @@ func Failed(op, object string, err error) error {
 		return nil
 	}
 	exact := false
-	for _, is := range []error{backends.ErrNoSpace, backends.ErrGone, backends.ErrUnsupported, fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, context.Canceled} {
+	for _, is := range []error{backends.ErrNoSpace, backends.ErrGone, backends.ErrUnsupported, backends.ErrClock, fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, context.Canceled} {
 		exact = exact || errors.Is(err, is)
 	}
 	if !exact {

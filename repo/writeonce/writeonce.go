@@ -1,0 +1,205 @@
+// Package writeonce keeps the objects of a repository from being deleted for as long as its settings say.
+package writeonce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"packhold/backends"
+	"packhold/repo/format"
+)
+
+// An object is locked for its length and a quarter more, and its lock is extended to that again once less than the length is left: so what is promised
+// always holds, and a live object is extended about four times in its length, not with every backup.
+const leadPart = 4
+
+// Policy says for how long objects are locked.
+type Policy struct {
+	Length     time.Duration            // of everything that has no class, or one without a length of its own
+	Classes    map[string]time.Duration // by retention class
+	Compliance bool                     // in a way that nobody ends early
+}
+
+// PolicyOf is that of settings. A Length of 0 locks nothing.
+func PolicyOf(s *format.Settings) Policy {
+	p := Policy{Length: time.Duration(s.Lock) * time.Second, Compliance: s.LockMode == "compliance"}
+	for _, c := range s.ClassLocks {
+		if p.Classes == nil {
+			p.Classes = make(map[string]time.Duration)
+		}
+		p.Classes[c.Class] = time.Duration(c.Seconds) * time.Second
+	}
+	return p
+}
+
+// Settle writes p into settings: PolicyOf(s) is p then, in whole seconds.
+func (p Policy) Settle(s *format.Settings) {
+	s.Lock, s.LockMode, s.ClassLocks = int64(p.Length/time.Second), "", nil
+	switch {
+	case p.Compliance:
+		s.LockMode = "compliance"
+	case s.Lock != 0:
+		s.LockMode = "governance"
+	}
+	for _, class := range slices.Sorted(maps.Keys(p.Classes)) {
+		s.ClassLocks = append(s.ClassLocks, format.ClassLock{Class: class, Seconds: int64(p.Classes[class] / time.Second)})
+	}
+}
+
+// Of returns the length of a class.
+func (p Policy) Of(class string) time.Duration {
+	if d, ok := p.Classes[class]; ok {
+		return d
+	}
+	return p.Length
+}
+
+// Until returns the date that a new lock of length d gets.
+func Until(now time.Time, d time.Duration) time.Time { return now.Add(d + d/leadPart) }
+
+// Keeper is a storage that locks what is stored through it, as one policy and the clock say. Its methods may be called concurrently.
+type Keeper struct {
+	backends.Storage
+	policy Policy
+	class  string
+	now    func() time.Time
+	memory *memory
+}
+
+// New returns a Keeper over s for what has no class. What it finds out of packs it writes to the file path, sealed with key, where both are given, so
+// that it need not be asked again; Save does.
+func New(s backends.Storage, p Policy, now func() time.Time, m Memory) *Keeper {
+	return &Keeper{Storage: s, policy: p, now: now, memory: m.load(now())}
+}
+
+// Class returns a Keeper for what a session of a class stores.
+func (k *Keeper) Class(class string) *Keeper {
+	c := *k
+	c.class = class
+	return &c
+}
+
+// Policy returns the policy.
+func (k *Keeper) Policy() Policy { return k.policy }
+
+// Save writes down what is known of packs. It saves requests only: a failure may be told, and costs nothing else.
+func (k *Keeper) Save() error { return k.memory.save(k.now()) }
+
+// Doubt forgets what is known of packs, so that Hold asks the storage for all.
+func (k *Keeper) Doubt() { k.memory.clear() }
+
+// Put implements backends.Storage. What is write-once is locked, unless opts have a date of their own.
+func (k *Keeper) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
+	if opts.RetainUntil.IsZero() && format.WriteOnce(name) {
+		opts.RetainUntil = Until(k.now(), k.policy.Of(k.class))
+	}
+	opts.Compliance = k.policy.Compliance && !opts.RetainUntil.IsZero()
+	err := k.Storage.Put(ctx, name, data, opts)
+	if err == nil && !opts.RetainUntil.IsZero() {
+		k.memory.note(name, opts.RetainUntil)
+	}
+	return err
+}
+
+// Object is one that has to be kept, and its class.
+type Object struct {
+	Name, Class string
+}
+
+// Held says what Hold did.
+type Held struct {
+	Objects  int // that were to be kept
+	Asked    int // of those, whose date had to be asked for
+	Extended int // of those, that were not kept for long enough
+	Gone     int // of those, that do not exist
+}
+
+// holders is how many objects are asked for and extended at once: enough to hide the round trips of a network.
+const holders = 16
+
+// Hold makes sure that every object stays locked for the length of its class from now on, and extends the locks of those that would not. Each costs
+// no request where its date is remembered, and else one that asks and perhaps one that extends. A missing one is an error matching fs.ErrNotExist,
+// after the others were looked after.
+func (k *Keeper) Hold(ctx context.Context, objects iter.Seq2[Object, error]) (held Held, err error) {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(holders)
+	var mu sync.Mutex // guards held and gone
+	var gone error
+	for o, err := range objects {
+		if err == nil {
+			err = gctx.Err()
+		}
+		if err != nil {
+			return held, errors.Join(err, g.Wait())
+		}
+		g.Go(func() error {
+			asked, extended, err := k.hold(gctx, o)
+			mu.Lock()
+			defer mu.Unlock()
+			held.Objects++
+			if asked {
+				held.Asked++
+			}
+			if extended {
+				held.Extended++
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				if held.Gone++; gone == nil {
+					gone = err
+				}
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return held, err
+	}
+	return held, gone
+}
+
+func (k *Keeper) hold(ctx context.Context, o Object) (asked, extended bool, err error) {
+	now := k.now()
+	length := k.policy.Of(o.Class)
+	need := now.Add(length)
+	if !k.memory.until(o.Name).Before(need) {
+		return false, false, nil
+	}
+	info, err := k.Storage.Stat(ctx, o.Name)
+	if err != nil {
+		return true, false, fmt.Errorf("looking until when %s is kept: %w", o.Name, err)
+	}
+	weak := k.policy.Compliance && info.Guard == backends.Governance
+	if !info.RetainUntil.Before(need) && !weak {
+		k.memory.note(o.Name, info.RetainUntil)
+		return true, false, nil
+	}
+	until := Until(now, length)
+	if info.RetainUntil.After(until) {
+		until = info.RetainUntil
+	}
+	if err := k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: until, Compliance: k.policy.Compliance}); err != nil {
+		return true, false, err
+	}
+	k.memory.note(o.Name, until)
+	return true, true, nil
+}
+
+// Check returns an error matching backends.ErrUnsupported if s cannot keep what p says. Nothing may be stored in s under the name of a config yet, and
+// nothing is then.
+func Check(ctx context.Context, s backends.Storage, p Policy, now time.Time) error {
+	err := s.Put(ctx, format.ConfigNames[0], nil, backends.PutOptions{Extend: true, RetainUntil: Until(now, p.Length), Compliance: p.Compliance})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
