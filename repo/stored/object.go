@@ -97,7 +97,8 @@ func (b Budget) Fetch(ctx context.Context, s backends.Storage, name string) (obj
 	return object, func() { b.bytes.Release(n) }, Failed("reading", name, err)
 }
 
-// FetchListed is Fetch of an object that a listing described just now, which saves asking for its size. Where the listing was wrong it asks.
+// FetchListed is Fetch of an object that a listing described just now, which saves asking for its size. Where the listing was wrong it asks. What is
+// named by its hash may be replaced while its bytes do not match (a mend), by something longer too; everything else stays as it was listed.
 func (b Budget) FetchListed(ctx context.Context, s backends.Storage, i backends.Info) (object []byte, done func(), err error) {
 	if i.Size <= 0 || i.Size > min(format.MaxSize(i.Name), b.most) {
 		return b.Fetch(ctx, s, i.Name)
@@ -105,11 +106,22 @@ func (b Budget) FetchListed(ctx context.Context, s backends.Storage, i backends.
 	if err := b.bytes.Acquire(ctx, i.Size); err != nil {
 		return nil, func() {}, err
 	}
-	if object, err = s.Get(ctx, i.Name, 0, i.Size); errors.Is(err, io.ErrUnexpectedEOF) {
+	object, err = s.Get(ctx, i.Name, 0, i.Size)
+	if errors.Is(err, io.ErrUnexpectedEOF) || err == nil && !matches(i.Name, object) {
 		b.bytes.Release(i.Size)
 		return b.Fetch(ctx, s, i.Name)
 	}
 	return object, func() { b.bytes.Release(i.Size) }, Failed("reading", i.Name, err)
+}
+
+// matches reports whether bytes may belong to a name: where a hash is its last part, it must be theirs.
+func matches(name string, object []byte) bool {
+	const digits = 2 * len(crypt.ID{})
+	if len(name) < digits {
+		return true
+	}
+	id, err := crypt.ParseID(name[len(name)-digits:])
+	return err != nil || crypt.Sum(object) == id
 }
 
 // fetchers is how many small objects are fetched at once: enough to hide the round trips of a network.
