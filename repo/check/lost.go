@@ -44,17 +44,20 @@ func (c *checker) lostBlob(id crypt.ID) {
 	}
 }
 
-// copies finds which of the bad packs hold nothing that no other pack holds: those are damaged, and nothing is lost.
-func (c *checker) copies(bad map[string]bool) (spare map[string]bool, err error) {
-	spare = maps.Clone(bad)
+// copies finds which of the bad packs hold nothing that no other pack holds: those are damaged, and nothing is lost. With unnamed, those that
+// the index does not name are among them.
+func (c *checker) copies(bad map[string]bool, unnamed bool) (spare map[string]bool, err error) {
+	spare = make(map[string]bool)
+	if unnamed {
+		maps.Copy(spare, bad)
+	}
+	sole := make(map[string]bool) // bad packs that alone hold something
 	var id crypt.ID
 	var in []string // the bad packs that hold the blob id
 	other := false  // a good one does too
 	settle := func() {
-		if !other || c.bad[id] {
-			for _, name := range in {
-				delete(spare, name)
-			}
+		for _, name := range in {
+			sole[name] = sole[name] || !other || c.bad[id]
 		}
 		in, other = in[:0], false
 	}
@@ -73,24 +76,33 @@ func (c *checker) copies(bad map[string]bool) (spare map[string]bool, err error)
 		}
 	}
 	settle()
+	for name, alone := range sole {
+		spare[name] = !alone
+	}
 	return spare, nil
 }
 
-// judgePacks makes problems of whole packs mendable where other packs hold all that they did.
+// judgePacks makes problems of whole packs mendable where other packs hold all that they did, or nobody misses what they held. A pack that the index
+// does not name is a leftover of a backup that was killed, unless a bad segment named it: then that nothing else is lost in any tree must show it.
 func (c *checker) judgePacks() error {
 	bad := make(map[string]bool)
 	ofPack := func(p *Problem) bool {
 		return !p.Mendable && p.N == 0 && !errors.Is(p.Err, repo.ErrTampered) && (strings.HasPrefix(p.Object, "packs/") || strings.HasPrefix(p.Object, "meta/"))
 	}
+	segment, missed := false, !c.r.CanRead()
 	for i := range c.rep.Problems {
-		if p := &c.rep.Problems[i]; ofPack(p) {
+		p := &c.rep.Problems[i]
+		if ofPack(p) {
 			bad[p.Object] = true
+		} else {
+			segment = segment || strings.HasPrefix(p.Object, "index/")
+			missed = missed || !p.Mendable
 		}
 	}
 	if len(bad) == 0 || len(c.rep.Problems) < c.rep.Count { // with so many problems not all of them are known
 		return nil
 	}
-	spare, err := c.copies(bad)
+	spare, err := c.copies(bad, !segment || !missed)
 	if err != nil {
 		return err
 	}
