@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"path"
 	"strings"
 	"time"
 )
@@ -237,4 +238,14 @@ func Span(size, off, n int64) (int64, error) {
 		return 0, fmt.Errorf("%d bytes at once, the limit is %d: %w", n, int64(MaxObject), ErrPermanent)
 	}
 	return n, nil
+}
+
+// Parents returns the directory dir of files and those above it, deepest first: "a/b", "a" for "a/b", none for ".". It is what
+// drivers on file systems make and synchronize.
+func Parents(dir string) []string {
+	var list []string
+	for ; dir != "."; dir = path.Dir(dir) {
+		list = append(list, dir)
+	}
+	return list
 }

@@ -328,19 +328,10 @@ func (s *Store) exists(name string) error {
 	return fs.ErrExist
 }
 
-// parents returns dir and the directories above it below the root, deepest first: "a/b", "a".
-func parents(dir string) []string {
-	var list []string
-	for ; dir != "."; dir = path.Dir(dir) {
-		list = append(list, dir)
-	}
-	return list
-}
-
 // makeDirs makes dir and those above it where missing, never the root. It returns the directories, deepest first, not
 // known to outlast a power loss.
 func (s *Store) makeDirs(dir string) (unsynced []string, err error) {
-	list := parents(dir)
+	list := backends.Parents(dir)
 	s.mu.Lock()
 	for _, d := range list {
 		if !s.dirs[d] {
@@ -403,7 +394,7 @@ func (s *Store) syncDir(dir string) error {
 func (s *Store) forget(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range parents(dir) {
+	for _, d := range backends.Parents(dir) {
 		delete(s.dirs, d)
 	}
 }
@@ -422,7 +413,7 @@ func (s *Store) plainDir(name string) error {
 
 // lookDirs checks every directory that leads to a file of dir with plainDir, once: os.Root follows links that stay inside.
 func (s *Store) lookDirs(dir string) error {
-	list := parents(dir)
+	list := backends.Parents(dir)
 	for i := len(list) - 1; i >= 0; i-- {
 		s.mu.Lock()
 		_, seen := s.dirs[list[i]]

@@ -56,6 +56,7 @@ func (r *recorder) ops() ops {
 		}
 	}
 	return ops{
+		lock: o.lock,
 		create: func(root *os.Root, name string, flags int) (f *os.File, err error) {
 			err = r.step(func() error { f, err = o.create(root, name, flags); return err }, "create", name)
 			return f, err

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"syscall"
 
 	"packhold/backends"
 )
@@ -41,13 +43,20 @@ func (s *session) plainDir(name string) error {
 	return nil
 }
 
+// plainDirs returns an error unless dir and those above it are directories and no symbolic links to such.
+func (s *session) plainDirs(dir string) error {
+	for _, d := range slices.Backward(backends.Parents(dir)) {
+		if err := s.plainDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lstat describes what has a name, without following symbolic links on the way: os.Root follows those that stay inside.
 func (s *session) lstat(t target) (fs.FileInfo, error) {
-	list := parents(path.Dir(t.name))
-	for i := len(list) - 1; i >= 0; i-- {
-		if err := s.plainDir(list[i]); err != nil {
-			return nil, err
-		}
+	if err := s.plainDirs(path.Dir(t.name)); err != nil {
+		return nil, err
 	}
 	return s.root.Lstat(t.name)
 }
@@ -158,8 +167,12 @@ func onlyName(f *os.File) error {
 
 // claim locks a file and makes sure that it then still has the name t: until the lock is had, another process may take it.
 func (s *session) claim(f *os.File, t target) error {
-	if err := lock(f); err != nil {
-		return err
+	if err := s.ops.lock(f); errors.Is(err, syscall.EWOULDBLOCK) {
+		return errBusy
+	} else if errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ENOLCK) || errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("%w: %w", errNoLocks, err) // EBADF: a file that is open for reading alone, on NFS
+	} else if err != nil {
+		return fmt.Errorf("locking a temporary file: %w", err)
 	}
 	return s.claimed(f, t)
 }
@@ -295,12 +308,10 @@ func (s *session) fsetstat(ctx context.Context, q request, h *handle) error {
 
 func (s *session) stat(q request, t target) error {
 	info, err := s.lstat(t)
-	if err != nil {
-		return err
+	if err == nil {
+		s.answer.described(q.id, info)
 	}
-	s.answer.begin(typeAttrs, q.id)
-	s.answer.attributes(info)
-	return nil
+	return err
 }
 
 // realpath tells what a path would be without looking whether anything is there. It is the only request that takes "..", which clients ask it about.
@@ -341,6 +352,9 @@ func (s *session) readdir(q request, h *handle) error {
 		if err != nil {
 			return err // io.EOF at the end
 		}
+		if err := s.plainDirs(h.target.name); err != nil {
+			return err
+		}
 		s.answer.begin(typeName, q.id)
 		at := len(s.answer)
 		s.answer.u32(0)
@@ -350,7 +364,7 @@ func (s *session) readdir(q request, h *handle) error {
 			if !ours {
 				continue
 			}
-			info, err := s.lstat(t)
+			info, err := s.root.Lstat(t.name)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // since it was read
 			}
@@ -361,7 +375,7 @@ func (s *session) readdir(q request, h *handle) error {
 			n++
 		}
 		if n > 0 {
-			copy(s.answer[at:], []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+			binary.BigEndian.PutUint32(s.answer[at:], n)
 			return nil
 		}
 	}

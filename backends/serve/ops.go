@@ -3,7 +3,6 @@ package serve
 import (
 	"errors"
 	"os"
-	"path"
 	"syscall"
 
 	"packhold/backends/noreplace"
@@ -16,8 +15,10 @@ const (
 	fileMode = 0o400
 )
 
-// ops are the steps that change the disk. They are fields so that tests can record their order and make each one fail. Names are relative to root.
+// ops are the steps that change the disk or need what not all file systems have. They are fields so that tests can record their order and make each one
+// fail. Names are relative to root.
 type ops struct {
+	lock     func(f *os.File) error                                        // until f is closed; EWOULDBLOCK if another process has it
 	create   func(root *os.Root, name string, flags int) (*os.File, error) // exclusively
 	write    func(f *os.File, data []byte, off int64) error
 	truncate func(f *os.File, size int64) error
@@ -32,6 +33,7 @@ type ops struct {
 
 func systemOps() ops {
 	return ops{
+		lock: flock,
 		create: func(root *os.Root, name string, flags int) (*os.File, error) {
 			return root.OpenFile(name, flags|os.O_CREATE|os.O_EXCL, fileMode)
 		},
@@ -72,13 +74,4 @@ func syncDir(root *os.Root, name string) error {
 		return err
 	}
 	return nil // EINVAL and the like: what file systems say that have no way to synchronize a directory, some FUSE and SMB ones
-}
-
-// parents returns dir and the directories above it below the root, deepest first: "a/b", "a".
-func parents(dir string) []string {
-	var list []string
-	for ; dir != "."; dir = path.Dir(dir) {
-		list = append(list, dir)
-	}
-	return list
 }

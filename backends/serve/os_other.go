@@ -16,7 +16,7 @@ const openFlags = os.O_RDONLY
 
 type inode struct{}
 
-func lock(*os.File) error               { return errors.ErrUnsupported }
+func flock(*os.File) error              { return errors.ErrUnsupported }
 func links(fs.FileInfo) (inode, uint64) { return inode{}, 1 }
 func space(*os.File) (room, error)      { return room{}, errors.ErrUnsupported }
 

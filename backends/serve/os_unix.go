@@ -4,7 +4,6 @@ package serve
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -18,17 +17,7 @@ const supported = true
 // openFlags keeps the opening of a named pipe that took a file's place from blocking. Regular files ignore it.
 const openFlags = os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOFOLLOW
 
-// lock takes the one lock of a file that is being written or about to get a name, until f is closed. It returns errBusy if another process has it.
-func lock(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errBusy
-	}
-	if err != nil {
-		return fmt.Errorf("locking a temporary file: %w", err)
-	}
-	return nil
-}
+func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 // inode identifies a file that has several names.
 type inode struct{ dev, ino uint64 }

@@ -8,8 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"syscall"
 	"time"
+
+	"packhold/backends"
 )
 
 // What a temporary file's old name becomes when it gets another.
@@ -175,9 +178,8 @@ func (s *session) mkdir(t target) error {
 
 // makeDirs makes dir and those above it where missing, never the root. It returns the directories, deepest first, not known to outlast a power loss.
 func (s *session) makeDirs(dir string) (unsynced []string, err error) {
-	list := parents(dir)
-	for i := len(list) - 1; i >= 0; i-- {
-		d := list[i]
+	list := backends.Parents(dir)
+	for _, d := range slices.Backward(list) {
 		err := s.plainDir(d)
 		if errors.Is(err, fs.ErrNotExist) {
 			delete(s.synced, d) // it was removed, if it was seen at all
@@ -259,8 +261,11 @@ func (s *session) removeStale(ctx context.Context) error {
 			if err == nil && info.Mode().IsRegular() && s.now().Sub(info.ModTime()) > staleAge {
 				err = s.remove(t)
 			}
-			// Gone, or its writer slept: no matter. Refused: it is another user's, or the file system is read-only.
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBusy) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
+			switch {
+			case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, errBusy): // gone, or its writer slept
+			case errors.Is(err, errNoLocks): // nobody knows whether it has a writer
+			case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS): // another user's, or the file system is read-only
+			default:
 				return err
 			}
 		}

@@ -300,8 +300,7 @@ func (s *session) doHandle(ctx context.Context, q request, h *handle) error {
 	case verbFstat:
 		info, err := h.file.Stat()
 		if err == nil {
-			s.answer.begin(typeAttrs, q.id)
-			s.answer.attributes(info)
+			s.answer.described(q.id, info)
 		}
 		return err
 	case verbFsetstat:
@@ -324,7 +323,10 @@ func (s *session) keep(id uint32, h *handle) {
 	s.answer.str(name)
 }
 
-var errBusy = errors.New("another connection is writing the temporary file or giving it its name")
+var (
+	errBusy    = errors.New("another connection is writing the temporary file or giving it its name")
+	errNoLocks = errors.New("locking a temporary file: the folder must be on a local file system, with flock(2)")
+)
 
 // status returns the code of an error and what it says. No other error than one about a missing file is ever told as that.
 func (s *session) status(err error) (code uint32, text string) {
@@ -334,8 +336,8 @@ func (s *session) status(err error) (code uint32, text string) {
 	case err == io.EOF:
 		return codeEOF, "end of file"
 	case errors.Is(err, fs.ErrNotExist):
-		if s.present() != nil {
-			return codeFailure, "the folder that is served has vanished or was replaced"
+		if gone := s.present(); gone != nil {
+			return codeFailure, gone.Error()
 		}
 		code = codeNoSuchFile
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):

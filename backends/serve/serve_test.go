@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -917,4 +918,23 @@ func TestGone(t *testing.T) {
 		}
 	}
 	c.want(t, codeOK, verbClose, h)
+}
+
+// TestNoLocks: on a file system that locks no file that is open for reading alone, as NFS, nobody knows whether an old temporary file has a writer. It
+// stays, and the folder is served.
+func TestNoLocks(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.EBADF, syscall.ENOLCK, syscall.EOPNOTSUPP} {
+		dir := folder(t)
+		long := time.Now().Add(-48 * time.Hour)
+		if err := os.Chtimes(filepath.Join(dir, "tmp/old"), long, long); err != nil {
+			t.Fatal(err)
+		}
+		o := quick()
+		o.lock = func(*os.File) error { return errno }
+		c := start(t, dir, Options{}, o)
+		c.want(t, codeOK, verbLstat, "tmp/old")
+		if code, _ := c.ask(t, verbRename, "tmp/old", "packs/aa/old"); code != codeFailure && code != codeUnsupported {
+			t.Errorf("%v: giving a name: code %d", errno, code)
+		}
+	}
 }

@@ -89,7 +89,6 @@ const (
 	verbHardlink    verb = "hardlink@openssh.com"
 	verbFsync       verb = "fsync@openssh.com"
 	verbStatVFS     verb = "statvfs@openssh.com"
-	verbUnknown     verb = ""
 )
 
 // verbs are the plain requests by their types.
@@ -244,6 +243,12 @@ func (a *answer) status(id, code uint32, text string) {
 	a.u32(code)
 	a.str(text[:min(len(text), maxText)])
 	a.str("en")
+}
+
+// described makes a the answer to a request for a file's attributes.
+func (a *answer) described(id uint32, info fs.FileInfo) {
+	a.begin(typeAttrs, id)
+	a.attributes(info)
 }
 
 // attributes appends what a file's description says of size, mode and time. The owner is nobody's business.

@@ -482,18 +482,9 @@ func (s *Store) replace(l *link, from, to string) error {
 	return s.refused(l, l.client.Rename(s.at(from), s.at(to)))
 }
 
-// parents returns dir and the directories above it below the root, deepest first: "a/b", "a".
-func parents(dir string) []string {
-	var list []string
-	for ; dir != "."; dir = path.Dir(dir) {
-		list = append(list, dir)
-	}
-	return list
-}
-
 // unseen returns those of dir and the directories above it that were not looked at yet, the shallowest first.
 func (s *Store) unseen(dir string) []string {
-	list := parents(dir)
+	list := backends.Parents(dir)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var unseen []string
@@ -514,7 +505,7 @@ func (s *Store) saw(dir string) {
 func (s *Store) forget(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range parents(dir) {
+	for _, d := range backends.Parents(dir) {
 		delete(s.dirs, d)
 	}
 }
