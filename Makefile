@@ -13,7 +13,7 @@ RACE := ./backends/... ./chunk/... ./index/... ./pack/... ./repo/... ./cmd/...
 # Flags of `make bench`, such as: make bench BENCH='-corpora random -scale 0.1'
 BENCH ?=
 
-.PHONY: build test demo bench bench-scale fuzz soak lint cross setup clean
+.PHONY: build test demo bench bench-scale bench-remote fuzz soak lint cross setup clean
 
 build:
 	$(GO) build -trimpath -o build/packhold ./cmd/packhold
@@ -40,6 +40,11 @@ bench: build
 # Cost against the number of files and blobs: a table in build/scale.md, the plot in docs/scale.svg. It needs root, and 6 GB of tmpfs.
 bench-scale: build
 	$(GO) run ./tests/bench scale -packhold build/packhold $(BENCH)
+
+# packhold beside restic against S3 and SFTP servers on the loopback, with 0, 20 and 100 ms of round trip added: a table in build/bench-remote.md.
+bench-remote: build
+	@tests/setup.sh bench
+	$(GO) run ./tests/bench remote -packhold build/packhold $(BENCH)
 
 # Every fuzz target for FUZZTIME. Crashing inputs land in the package's testdata/fuzz.
 fuzz:

@@ -11,7 +11,8 @@
 //	restore  the last snapshot into an empty folder, compared with the source afterwards
 //	check    everything stored is read and verified
 //
-// With the word scale as first argument it measures packhold alone against the number of files and blobs, and draws the plot.
+// With the word scale as first argument it measures packhold alone against the number of files and blobs, and draws the plot; with remote,
+// packhold beside restic against an S3 and an SFTP server on the loopback, with round trips added, and counts the requests of both.
 //
 // Every tool runs with its defaults but for borg's compression, which is zstd,1: its default lz4 compresses less than the others.
 package main
@@ -45,10 +46,19 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	word := ""
+	if len(os.Args) > 1 {
+		word = os.Args[1]
+	}
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "scale" {
+	switch word {
+	case "scale":
 		err = runScale(ctx, os.Args[2:])
-	} else {
+	case "remote":
+		err = runRemote(ctx, os.Args[2:])
+	case "pipe-sftp":
+		err = pipeSFTP(os.Args[2])
+	default:
 		err = run(ctx, parse())
 	}
 	if err != nil {
