@@ -216,5 +216,9 @@ func (r *Repo) ownPacks(x *index.Index) (map[index.PackID]bool, error) {
 // ReadTable reads what a pack says of itself: its trailer and, opened with the write secret, its signed table. It needs no passphrase.
 // Errors match ErrDamaged, ErrTampered, or are the storage's.
 func (r *Repo) ReadTable(ctx context.Context, i backends.Info) (*pack.Trailer, *pack.Table, error) {
-	return stored.Tables{Repo: r.config.ID, Writes: r.keys.Writes, Trust: r.trust}.Read(ctx, r.storage, i)
+	return r.tables().Read(ctx, r.storage, i)
+}
+
+func (r *Repo) tables() stored.Tables {
+	return stored.Tables{Repo: r.config.ID, Writes: r.keys.Writes, Trust: r.trust}
 }

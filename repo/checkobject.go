@@ -46,7 +46,7 @@ func (r *Repo) CheckObject(name string, b []byte) error {
 		_, err := r.SnapshotObject(name, b)
 		return bad(err)
 	case "copied":
-		_, err := r.parseCopied(name, b)
+		_, _, err := r.parseCopied(name, b)
 		return bad(err)
 	case "roots":
 		_, err := r.parseSuccession(name, b)
@@ -120,20 +120,20 @@ func (r *Repo) parseVerified(name string, object []byte) (*format.Verified, erro
 	return v, err
 }
 
-// parseCopied opens copied/<sha256> and checks the record as the one of its home. Errors match ErrDamaged or ErrTampered.
-func (r *Repo) parseCopied(name string, copied []byte) (*snapshot.Record, error) {
+// parseCopied opens copied/<sha256>, checks the record as the one of its home, and returns the object of its home too. Errors match ErrDamaged or
+// ErrTampered.
+func (r *Repo) parseCopied(name string, copied []byte) (rec *snapshot.Record, object []byte, err error) {
 	session, object, err := format.SplitCopied(name, copied)
 	if err != nil {
-		return nil, stored.Damaged("reading", name, err)
+		return nil, nil, stored.Damaged("reading", name, err)
 	}
-	rec, err := r.SnapshotObject("snapshots/"+session.String(), object)
-	if err != nil {
-		return nil, err
+	if rec, err = r.SnapshotObject("snapshots/"+session.String(), object); err != nil {
+		return nil, nil, err
 	}
 	if rec.Kind != snapshot.Snapshot {
-		return nil, stored.Damaged("reading", name, errors.New("not the record of a snapshot"))
+		return nil, nil, stored.Damaged("reading", name, errors.New("not the record of a snapshot"))
 	}
-	return rec, nil
+	return rec, object, nil
 }
 
 // parseGroup opens a group object. Of one that does not match its name whole is false, and shards that do not match their digests are nil; where

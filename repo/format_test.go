@@ -124,7 +124,7 @@ func TestCopied(t *testing.T) {
 	}
 	r := openWriter(t, st, c)
 	name, copied := format.JoinCopied(snap.ID(), object)
-	rec, err := r.parseCopied(name, copied)
+	rec, _, err := r.parseCopied(name, copied)
 	if err != nil || rec.Session != snap.Session {
 		t.Fatal(err)
 	}
@@ -132,11 +132,11 @@ func TestCopied(t *testing.T) {
 		t.Error(err)
 	}
 	name, copied = format.JoinCopied(crypt.SessionID{1}, object)
-	if _, err := r.parseCopied(name, copied); err == nil {
+	if _, _, err := r.parseCopied(name, copied); err == nil {
 		t.Error("under another session: accepted")
 	}
 	for _, bad := range [][]byte{nil, copied[:15], flipAt(copied, 60)} {
-		if _, err := r.parseCopied("copied/"+crypt.Sum(bad).String(), bad); err == nil {
+		if _, _, err := r.parseCopied("copied/"+crypt.Sum(bad).String(), bad); err == nil {
 			t.Errorf("%d bytes: accepted", len(bad))
 		}
 	}

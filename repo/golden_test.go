@@ -326,7 +326,7 @@ func (g golden) make(t *testing.T, dir string) {
 		return r
 	}
 	root := open(repo.Access{Passphrase: []byte(goldenPassphrase)})
-	_, err = admin.EnrollHost(ctx, root, "golden-second")
+	_, err = admin.EnrollHost(ctx, root, "golden-second", crypt.RoleWriter)
 	must(err)
 	host := open(repo.Access{Credential: c})
 	log, err := audit.Open(ctx, host, audit.Options{Now: now, User: "somebody", Tool: "packhold"})

@@ -81,6 +81,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.dead, r.blind = maps.Clone(excluded.packs), excluded.blind
 	infos, _, err := stored.List(ctx, r.storage, "index/")
 	if err != nil {
 		return err

@@ -86,7 +86,9 @@ type Repo struct {
 	loading   time.Duration // how long it took
 	reloaded  bool          // it was read again for a blob that was missed
 	gone      map[index.PackID]struct{}
-	badIndex  bool // a segment cannot be used
+	badIndex  bool                             // a segment cannot be used
+	dead      map[index.PackID]index.Exclusion // packs condemned, final or lost
+	blind     bool                             // see exclusions
 	unnamed   unnamed
 	tailMost  int // of the index; see loader
 

@@ -430,8 +430,8 @@ type Journal interface {
 	Committing(ctx context.Context, rec *snapshot.Record) (size uint64, root [32]byte, err error)
 }
 
-// Commit makes a snapshot of what the session stored: open packs, index segments, audit entry, and then the record, by exclusive create.
-// rec.Start, Type, Root, Lineage, Parent, Retention and the file counts of Stats are the caller's, the rest is filled in.
+// Commit makes a snapshot of what the session stored, or, with the Kind Copied, makes the records in rec.Copied count: open packs, index segments, audit entry, and then the record, by exclusive create.
+// Of a snapshot rec.Start, Type, Root, Lineage, Parent, Retention and the file counts of Stats are the caller's, the rest is filled in.
 // ErrFenced says that the session was declared dead: the caller begins a new one and trusts nothing it remembers. After any other error
 // of the storage the snapshot may nevertheless be there, if the call whose answer was lost was the last one; Close settles that.
 func (s *Session) Commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
@@ -500,7 +500,10 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
-	rec.Session, rec.Host, rec.Nonce, rec.Kind = s.ID, r.keys.Identity.Host, s.nonce, snapshot.Snapshot
+	rec.Session, rec.Host, rec.Nonce = s.ID, r.keys.Identity.Host, s.nonce
+	if rec.Kind == 0 {
+		rec.Kind = snapshot.Snapshot
+	}
 	rec.Body = canon.Marshal(format.SealedBody{Session: s.record, Sealed: sealed})
 	earlier := make([]snapshot.Stored, len(all))
 	for i, a := range all {
@@ -508,7 +511,9 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	}
 	rec.Number, rec.Prev, rec.Seen = snapshot.Links(earlier, rec.Host)
 	rec.Number += uint64(unread)
-	rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
+	if rec.Kind == snapshot.Snapshot {
+		rec.Stats.Blobs, rec.Stats.BytesNew, rec.Stats.BytesStored = s.blobs.Load(), s.bytesNew.Load(), s.bytesStored.Load()
+	}
 	if !s.o.NoValidate {
 		rec.Validation = snapshot.ReadBack
 	}

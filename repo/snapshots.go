@@ -76,10 +76,11 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	return all, nil
 }
 
-// knownSnapshot is what an object of snapshots/ was found to be, with the size it had. Such objects never change.
+// knownSnapshot is what an object of snapshots/ or copied/ was found to be, with the size it had. Such objects never change.
 type knownSnapshot struct {
-	size int64
-	snap *Snapshot // nil: a void
+	size   int64
+	snap   *Snapshot // nil: neither a snapshot nor the record of one
+	copied []crypt.ID
 }
 
 // snapshots also counts the objects that were left out: each of them may be a snapshot, with a number that must not be given again.
@@ -92,8 +93,68 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	if err != nil {
 		return nil, 0, err
 	}
-	found = make([]*Snapshot, len(infos))
-	var bad atomic.Int64
+	all, unread, err := r.readSnapshots(ctx, infos)
+	if err != nil {
+		return nil, 0, err
+	}
+	copies := make(map[string]bool) // names under copied/ that count
+	for _, k := range all {
+		if k.snap != nil {
+			found = append(found, k.snap)
+		}
+		for _, id := range k.copied {
+			copies["copied/"+id.String()] = true
+		}
+	}
+	for _, object := range forgotten {
+		delete(copies, "copied/"+object.String()) // it may be gone
+	}
+	if len(copies) > 0 {
+		copied, bad, err := r.copiedSnapshots(ctx, copies)
+		if err != nil {
+			return nil, 0, err
+		}
+		found, unread = append(found, copied...), unread+bad
+	}
+	slices.SortFunc(found, func(a, b *Snapshot) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), a.StartTime().Compare(b.StartTime()), slices.Compare(a.Session[:], b.Session[:]), cmp.Compare(b.Name, a.Name))
+	})
+	// What was copied back to where it came from stands under both names: snapshots/ before copied/.
+	found = slices.CompactFunc(found, func(a, b *Snapshot) bool { return a.Session == b.Session })
+	found = slices.DeleteFunc(found, func(s *Snapshot) bool {
+		_, is := forgotten[s.ID()]
+		return is
+	})
+	return found, unread, nil
+}
+
+// copiedSnapshots reads the records that sessions copied here. One that is gone was taken away by somebody.
+func (r *Repo) copiedSnapshots(ctx context.Context, names map[string]bool) (found []*Snapshot, unread int, err error) {
+	infos, _, err := stored.List(ctx, r.storage, "copied/")
+	if err != nil {
+		return nil, 0, err
+	}
+	infos = slices.DeleteFunc(infos, func(i backends.Info) bool { return !names[i.Name] })
+	for _, i := range infos {
+		delete(names, i.Name)
+	}
+	for name := range names {
+		r.problem(name, stored.Tampered("looking for", name, errors.New("it was copied here, is gone from the storage, and nobody forgot it")))
+		unread++
+	}
+	all, bad, err := r.readSnapshots(ctx, infos)
+	for _, k := range all {
+		if k.snap != nil {
+			found = append(found, k.snap)
+		}
+	}
+	return found, unread + bad, err
+}
+
+// readSnapshots reads objects of snapshots/ and copied/, and counts those that cannot be used.
+func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []knownSnapshot, bad int, err error) {
+	all = make([]knownSnapshot, len(infos))
+	var unread atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	room := stored.NewBudget()
@@ -102,44 +163,48 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 		known, ok := r.known[info.Name]
 		r.mu.Unlock()
 		if ok && known.size == info.Size {
-			found[i] = known.snap
+			all[i] = known
 			continue
 		}
 		g.Go(func() error {
 			b, done, err := room.FetchListed(gctx, r.storage, info)
 			defer done()
 			var rec *snapshot.Record
+			object := b
 			if err == nil {
-				rec, err = r.SnapshotObject(info.Name, b)
+				if strings.HasPrefix(info.Name, "copied/") {
+					rec, object, err = r.parseCopied(info.Name, b)
+				} else {
+					rec, err = r.SnapshotObject(info.Name, b)
+				}
 			}
 			switch {
 			case stored.Missing(err): // forgotten and removed between the listing and now
 				return nil
 			case stored.Isolated(err), stored.Unreadable(err):
 				r.problem(info.Name, err)
-				bad.Add(1)
+				unread.Add(1)
 				return nil
 			case err != nil:
 				return err
 			}
+			k := knownSnapshot{size: info.Size, copied: rec.Copied}
 			if rec.Kind == snapshot.Snapshot {
-				found[i] = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(b), Stored: info.ModTime}
+				k.snap = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(object), Stored: info.ModTime}
 			}
+			all[i] = k
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.known[info.Name] = knownSnapshot{info.Size, found[i]}
+			r.known[info.Name] = k
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, 0, err
-	}
-	found = slices.DeleteFunc(found, func(s *Snapshot) bool { return s == nil || forgotten[s.ID()] })
-	slices.SortFunc(found, func(a, b *Snapshot) int {
-		return cmp.Or(cmp.Compare(a.Number, b.Number), a.StartTime().Compare(b.StartTime()), slices.Compare(a.Session[:], b.Session[:]))
-	})
-	return found, int(bad.Load()), nil
+	err = g.Wait()
+	return all, int(unread.Load()), err
 }
+
+// Copied reports whether the snapshot's record was copied here from the repository that it was made in.
+func (s *Snapshot) Copied() bool { return strings.HasPrefix(s.Name, "copied/") }
 
 // Missing finds the snapshots that others, of all, refer to and that are neither stored nor forgotten: somebody took them out of the storage. What
 // is stored and cannot be read is not missing.
@@ -148,9 +213,13 @@ func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) 
 	if err != nil {
 		return nil, fmt.Errorf("looking for snapshots: %w", err)
 	}
-	there, err := r.forgotten(ctx)
+	forgotten, err := r.forgotten(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("looking for snapshots: %w", err)
+	}
+	there := make(map[crypt.SessionID]bool)
+	for id := range forgotten {
+		there[id] = true
 	}
 	objects := make(map[crypt.SessionID]crypt.ID)
 	for _, i := range infos {
@@ -172,12 +241,13 @@ func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) 
 		for _, ref := range refs {
 			id := crypt.SessionID(ref.Session)
 			object, read := objects[id]
-			if said[id] || there[id] && (!read || object == ref.Object) {
+			known := there[id] || read
+			if said[id] || known && (!read || object == ref.Object) || !known && s.Copied() { // a replica need not have what came before
 				continue
 			}
 			said[id] = true
 			why := "it is gone from the storage, and nobody forgot it"
-			if there[id] {
+			if known {
 				why = "it is not the one that was there"
 			}
 			name := "snapshots/" + id.String()
@@ -187,13 +257,14 @@ func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) 
 	return problems, nil
 }
 
-// forgotten reads which snapshots were taken out of the list. An invalid entry forgets nothing.
-func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) {
+// forgotten reads which snapshots were taken out of the list, and under which names in copied/ they would stand at a replica. An invalid
+// entry forgets nothing.
+func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, error) {
 	infos, _, err := stored.List(ctx, r.storage, "forgotten/")
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[crypt.SessionID]bool)
+	out := make(map[crypt.SessionID]crypt.ID)
 	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var f *format.Forgotten
 		if err == nil {
@@ -201,7 +272,9 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) 
 		}
 		switch {
 		case err == nil:
-			out[f.Session] = true
+			name, _ := format.JoinCopied(f.Session, f.Record)
+			out[f.Session], err = crypt.ParseID(strings.TrimPrefix(name, "copied/"))
+			return err
 		case stored.Missing(err):
 		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)

@@ -250,13 +250,13 @@ func ExportKey(r *repo.Repo, passphrase []byte) ([]byte, error) {
 	return crypt.SealPaper(passphrase, k.Repo, k.Root, bundle(k, r.Settings().Generation, k.Identity))
 }
 
-// EnrollHost makes a host of this repository and returns its credential.
+// EnrollHost makes a host of this repository with the given roles and returns its credential.
 // Its certificate and its grant of the write secrets are stored before it is returned.
-func EnrollHost(ctx context.Context, r *repo.Repo, name string) (*crypt.Credential, error) {
+func EnrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role) (*crypt.Credential, error) {
 	a, err := rootOf(r)
 	var c *crypt.Credential
 	if err == nil {
-		c, err = a.enrollHost(ctx, r, name)
+		c, err = a.enrollHost(ctx, r, name, roles)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("enrolling host %q: %w", name, err)
@@ -264,7 +264,7 @@ func EnrollHost(ctx context.Context, r *repo.Repo, name string) (*crypt.Credenti
 	return c, nil
 }
 
-func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string) (*crypt.Credential, error) {
+func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role) (*crypt.Credential, error) {
 	id, err := crypt.NewIdentity()
 	if err != nil {
 		return nil, err
@@ -278,7 +278,7 @@ func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string) (*cryp
 		}
 		c.Read = append(c.Read, pub)
 	}
-	cert, err := a.putHost(ctx, id, name, crypt.RoleWriter)
+	cert, err := a.putHost(ctx, id, name, roles)
 	if err != nil {
 		return nil, err
 	}

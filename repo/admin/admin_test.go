@@ -457,7 +457,7 @@ func TestNeedAdmin(t *testing.T) {
 			_, err := ChangePassphrase(t.Context(), r, []byte("another long passphrase"))
 			return err
 		},
-		"enroll": func() error { _, err := EnrollHost(t.Context(), r, "host-b"); return err },
+		"enroll": func() error { _, err := EnrollHost(t.Context(), r, "host-b", crypt.RoleWriter); return err },
 	} {
 		if err := f(); !errors.Is(err, repo.ErrNeedAdmin) {
 			t.Errorf("%s: %v", what, err)
@@ -477,7 +477,7 @@ func TestEnroll(t *testing.T) {
 	blobs := [][]byte{bytes.Repeat([]byte{1}, 5000), bytes.Repeat([]byte{2}, 5000)}
 	store(t, open(t, b, repo.Access{Credential: b.credential}), blobs...)
 	r, _ := b.administrator(t, b)
-	c, err := EnrollHost(t.Context(), r, "host-b")
+	c, err := EnrollHost(t.Context(), r, "host-b", crypt.RoleWriter)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ var bases = sync.OnceValues(func() (*base, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := admin.EnrollHost(ctx, r, "host-b")
+	b, err := admin.EnrollHost(ctx, r, "host-b", crypt.RoleWriter)
 	return &base{s, key, a, b}, err
 })
 

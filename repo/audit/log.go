@@ -125,7 +125,11 @@ func (l *Log) Append(ctx context.Context, e Event) (seq uint64, err error) {
 // Committing implements repo.Journal: an entry about the session that is about to commit, the last one of the size and root returned.
 func (l *Log) Committing(ctx context.Context, rec *snapshot.Record) (size uint64, root [32]byte, err error) {
 	session := crypt.SessionID(rec.Session).String()
-	h, err := l.appendEvent(ctx, Event{Op: "backup", Outcome: Committing, Object: "snapshots/" + session, Snapshot: session,
+	op := "backup"
+	if rec.Kind == snapshot.Copied {
+		op = "replicate"
+	}
+	h, err := l.appendEvent(ctx, Event{Op: op, Outcome: Committing, Object: "snapshots/" + session, Snapshot: session,
 		Bytes: rec.Stats.BytesRead, Duration: l.o.Now().Sub(time.Unix(rec.Start.Sec, int64(rec.Start.Nsec)))})
 	return h.Size, h.Root, err
 }

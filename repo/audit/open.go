@@ -180,6 +180,7 @@ type logFiles struct {
 	tag         string
 	checkpoints []stored           // sorted by size
 	data        map[int64][]stored // data tiles by number, sorted by width
+	hashes      []stored           // complete hash tiles, by how many records they and those before cover
 }
 
 // stored is one object of a log: a checkpoint of size n, or a tile of width n.
@@ -241,7 +242,11 @@ func (f *logFiles) add(path string, info backends.Info) bool {
 		return true
 	}
 	t, ok := parseTilePath(path)
-	if ok && t.L < 0 { // hash tiles are asked for by name
+	switch {
+	case !ok:
+	case t.L >= 0:
+		f.hashes = append(f.hashes, stored{uint64(t.N+1) << (tileHeight * (t.L + 1)), info})
+	default:
 		f.data[t.N] = append(f.data[t.N], stored{uint64(t.W), info})
 	}
 	return ok

@@ -21,6 +21,20 @@ type Tables struct {
 // Read reads what a pack says of itself: its trailer and its signed table.
 // Errors match ErrDamaged, ErrTampered, or are the storage's.
 func (o Tables) Read(ctx context.Context, s backends.Storage, i backends.Info) (*pack.Trailer, *pack.Table, error) {
+	return o.read(i, func(off, n int64) ([]byte, error) { return s.Get(ctx, i.Name, off, n) })
+}
+
+// Parse is Read of a pack whose bytes are here.
+func (o Tables) Parse(name string, file []byte) (*pack.Trailer, *pack.Table, error) {
+	return o.read(backends.Info{Name: name, Size: int64(len(file))}, func(off, n int64) ([]byte, error) {
+		if _, err := backends.Span(int64(len(file)), off, n); err != nil {
+			return nil, err
+		}
+		return file[off : off+n], nil
+	})
+}
+
+func (o Tables) read(i backends.Info, get func(off, n int64) ([]byte, error)) (*pack.Trailer, *pack.Table, error) {
 	id, tree, _, err := format.ParsePackName(i.Name)
 	if err != nil {
 		return nil, nil, Damaged("reading", i.Name, err)
@@ -29,7 +43,7 @@ func (o Tables) Read(ctx context.Context, s backends.Storage, i backends.Info) (
 		return nil, nil, Damaged("reading", i.Name, fmt.Errorf("%d bytes, the limit is %d", i.Size, pack.MaxFile))
 	}
 	n := min(i.Size, pack.MaxTrailer)
-	b, err := s.Get(ctx, i.Name, i.Size-n, n)
+	b, err := get(i.Size-n, n)
 	if err != nil {
 		return nil, nil, Failed("reading", i.Name, err)
 	}
@@ -40,7 +54,7 @@ func (o Tables) Read(ctx context.Context, s backends.Storage, i backends.Info) (
 	if err != nil {
 		return nil, nil, Damaged("reading", i.Name, err)
 	}
-	sealed, err := s.Get(ctx, i.Name, int64(t.TableOffset()), int64(t.TableSize))
+	sealed, err := get(int64(t.TableOffset()), int64(t.TableSize))
 	if err != nil {
 		return nil, nil, Failed("reading", i.Name, err)
 	}

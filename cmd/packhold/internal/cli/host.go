@@ -140,7 +140,7 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 	if name == "" {
 		name = run.HostName()
 	}
-	c, err := admin.EnrollHost(ctx, r.Repo, name)
+	c, err := admin.EnrollHost(ctx, r.Repo, name, crypt.RoleWriter)
 	if err != nil {
 		return err
 	}

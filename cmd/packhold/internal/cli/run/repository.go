@@ -164,7 +164,7 @@ func (r *Repository) Note(ctx context.Context, e audit.Event) error {
 func (r *Repository) UnreadSnapshots() error {
 	n, code, word := 0, fail.Lost, "snapshot.damaged"
 	for _, p := range r.Problems() {
-		if strings.HasPrefix(p.Object, "snapshots/") {
+		if strings.HasPrefix(p.Object, "snapshots/") || strings.HasPrefix(p.Object, "copied/") {
 			n++
 			if errors.Is(p.Err, repo.ErrTampered) {
 				code, word = fail.Tampered, "snapshot.tampered"
