@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"packhold/backends"
@@ -88,7 +87,7 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 		}
 		var l *format.Lease
 		if err == nil {
-			l, err = r.parseLease(i.Name, object)
+			l, err = r.control().Lease(i.Name, object)
 		}
 		switch {
 		case stored.Missing(err):
@@ -123,18 +122,6 @@ func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, er
 		}
 	}
 	return out, nil
-}
-
-// parseLease opens a lease or renewal and checks that it is its signer's and the one it is named for.
-func (r *Repo) parseLease(name string, object []byte) (*format.Lease, error) {
-	l, signer, err := openBody[format.Lease](r, crypt.TypeLease, name, object)
-	if err != nil {
-		return nil, err
-	}
-	if l.Host != signer || crypt.NewSessionID(l.Host, [32]byte(l.Nonce)) != l.Session || format.LeaseName(l.Session, l.Renewal) != name {
-		return nil, stored.Tampered("reading", name, errors.New("the session is not its signer's, or its name is another's"))
-	}
-	return l, nil
 }
 
 // adoptPacks adds every whole pack of this host that no index names and that is neither condemned nor final. It returns how many.

@@ -3,7 +3,6 @@ package repo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -50,7 +49,7 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		var packs []format.PackRef
 		var signer crypt.HostID
 		if err == nil {
-			packs, signer, err = r.parseSet(i.Name, suffix, object)
+			packs, signer, err = r.control().Set(i.Name, suffix, object)
 		}
 		switch {
 		case err == nil && suffix == "":
@@ -103,33 +102,4 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		}
 	}
 	return out, nil
-}
-
-// parseSet opens one object of a condemned set and checks that it speaks of the set it is named for.
-func (r *Repo) parseSet(name, suffix string, object []byte) (packs []format.PackRef, signer crypt.HostID, err error) {
-	var id [16]byte
-	switch suffix {
-	case "leases":
-		var v *format.CondemnedLeases
-		if v, signer, err = openBody[format.CondemnedLeases](r, crypt.TypeCondemnedLeases, name, object); err == nil {
-			id = v.ID
-		}
-	case "final":
-		var v *format.CondemnedFinal
-		if v, signer, err = openBody[format.CondemnedFinal](r, crypt.TypeCondemnedFinal, name, object); err == nil {
-			id, packs = v.ID, v.Packs
-		}
-	default:
-		var v *format.Condemned
-		if v, signer, err = openBody[format.Condemned](r, crypt.TypeCondemned, name, object); err == nil {
-			id, packs = v.ID, v.Packs
-		}
-	}
-	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("condemned/%x", id)) {
-		err = stored.Damaged("reading", name, errors.New("it speaks of another set"))
-	}
-	if err != nil {
-		return nil, signer, err
-	}
-	return packs, signer, nil
 }

@@ -58,40 +58,51 @@ func (h *HeldPacks) Place(name crypt.ID, size int64) (id index.PackID, there boo
 	return id, ok && n == size
 }
 
-// CopyPack stores a pack of another end verbatim, reads it back and adds it to what the session's segments will name. file is whole and hashes to
-// the pack's name (pack.Verify), t and table are what it says of itself. Of a pack whose bytes are there already file is nil: they are read and checked,
-// and an error matching ErrDamaged or fs.ErrNotExist says that they have to be stored. It may be called concurrently.
-func (s *Session) CopyPack(ctx context.Context, id index.PackID, t *pack.Trailer, table *pack.Table, file []byte) error {
-	if err := s.copyPack(ctx, id, t, table, file); err != nil {
-		return fmt.Errorf("copying pack %v: %w", id.Name, err)
+// PackCopy is a pack of another end.
+type PackCopy struct {
+	index.PackID        // under which it is stored here (HeldPacks.Place)
+	Class        string // retention class
+	Trailer      *pack.Trailer
+	Table        *pack.Table // what it says of itself (ParsePack)
+	File         []byte      // whole, so that it hashes to the name (pack.Verify); nil: its bytes are here already
+}
+
+// CopyPack stores a pack verbatim, reads it back and adds it to what the session's segments will name. One whose bytes are here already is read and
+// checked instead: an error matching ErrDamaged or fs.ErrNotExist says that it has to be stored. It may be called concurrently.
+func (s *Session) CopyPack(ctx context.Context, p PackCopy) error {
+	if err := s.copyPack(ctx, p); err != nil {
+		return fmt.Errorf("copying pack %v: %w", p.Name, err)
 	}
 	return nil
 }
 
-func (s *Session) copyPack(ctx context.Context, id index.PackID, t *pack.Trailer, table *pack.Table, file []byte) error {
+func (s *Session) copyPack(ctx context.Context, p PackCopy) error {
 	r := s.r
-	tree := t.Header.Type == crypt.TypeTreePack
-	name := format.PackName(id.Name, tree, id.Incarnation)
-	if file == nil {
-		if err := stored.CheckWhole(ctx, r.storage, backends.Info{Name: name, Size: int64(t.FileSize())}, id.Name); err != nil {
+	name := format.PackName(p.Name, p.Trailer.Header.Type == crypt.TypeTreePack, p.Incarnation)
+	if p.File == nil {
+		if err := stored.CheckWhole(ctx, r.storage, backends.Info{Name: name, Size: int64(p.Trailer.FileSize())}, p.Name); err != nil {
 			return err
 		}
 	} else {
+		storage := s.storage
+		if r.keeper != nil {
+			storage = r.keeper.Class(p.Class)
+		}
 		// Not exclusively: what stands there under the name does not match it, or is this very pack.
-		if err := stored.Put(ctx, r.storage, name, file, backends.PutOptions{RetainUntil: s.retain()}); err != nil {
+		if err := stored.Put(ctx, storage, name, p.File, backends.PutOptions{}); err != nil {
 			return err
 		}
 		if !s.o.NoValidate {
-			if err := stored.Compare(ctx, r.storage, name, file); err != nil {
+			if err := stored.Compare(ctx, r.storage, name, p.File); err != nil {
 				return err
 			}
 		}
 	}
 	s.packs.Add(1)
-	s.packBytes.Add(uint64(t.FileSize()))
-	p := packOf(t, id.Name)
-	p.Incarnation, p.Retention = id.Incarnation, s.o.Retention
-	if err := s.x.Add(p, table.Session, entriesOf(table.Entries)); err != nil {
+	s.packBytes.Add(uint64(p.Trailer.FileSize()))
+	described := packOf(p.Trailer, p.Name)
+	described.Incarnation, described.Retention = p.Incarnation, p.Class
+	if err := s.x.Add(described, p.Table.Session, entriesOf(p.Table.Entries)); err != nil {
 		return err
 	}
 	if r.now().Sub(s.segmentTime()) >= segmentEvery {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"packhold/repo/control"
 	"packhold/repo/stored"
 )
 
@@ -20,7 +21,7 @@ var (
 	ErrNeedHost     = errors.New("this host is not enrolled")
 	ErrFenced       = errors.New("the session was declared dead")
 	ErrLastKey      = errors.New("the last key cannot be removed")
-	ErrForeign      = errors.New("another repository than the one this host knows")
+	ErrForeign      = control.ErrForeign
 	ErrNoSnapshot   = errors.New("there is no such snapshot")
 	ErrAmbiguous    = errors.New("more than one snapshot fits")
 )

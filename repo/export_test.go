@@ -76,5 +76,5 @@ func SealGroup(r *Repo, g *format.Group, shards [][]byte) (string, []byte, error
 
 // ParseGroup is parseGroup.
 func ParseGroup(r *Repo, name string, object []byte) (*format.Group, [][]byte, bool, error) {
-	return r.parseGroup(name, object)
+	return r.control().Group(name, object)
 }

@@ -27,7 +27,7 @@ func TestGroup(t *testing.T) {
 	if err != nil || !format.KnownName(name) {
 		t.Fatal(name, err)
 	}
-	got, back, whole, err := r.parseGroup(name, object)
+	got, back, whole, err := r.control().Group(name, object)
 	if err != nil || !whole || !bytes.Equal(back[0], shards[0]) || !bytes.Equal(back[1], shards[1]) || !bytes.Equal(canon.Marshal(got), canon.Marshal(g)) {
 		t.Errorf("whole %v, %v", whole, err)
 	}
@@ -48,7 +48,7 @@ func TestGroup(t *testing.T) {
 		"cut":          {append(bytes.Clone(object[:end-4000]), object[end:]...), [2]bool{true, false}, false},
 		"empty":        {nil, [2]bool{}, true},
 	} {
-		_, back, whole, err := r.parseGroup(name, c.b)
+		_, back, whole, err := r.control().Group(name, c.b)
 		if (err != nil) != c.err || whole {
 			t.Errorf("%s: whole %v, %v", what, whole, err)
 			continue
@@ -124,7 +124,7 @@ func TestCopied(t *testing.T) {
 	}
 	r := openWriter(t, st, c)
 	name, copied := format.JoinCopied(snap.ID(), object)
-	rec, _, err := r.parseCopied(name, copied)
+	rec, _, err := r.control().Copied(name, copied)
 	if err != nil || rec.Session != snap.Session {
 		t.Fatal(err)
 	}
@@ -132,11 +132,11 @@ func TestCopied(t *testing.T) {
 		t.Error(err)
 	}
 	name, copied = format.JoinCopied(crypt.SessionID{1}, object)
-	if _, _, err := r.parseCopied(name, copied); err == nil {
+	if _, _, err := r.control().Copied(name, copied); err == nil {
 		t.Error("under another session: accepted")
 	}
 	for _, bad := range [][]byte{nil, copied[:15], flipAt(copied, 60)} {
-		if _, _, err := r.parseCopied("copied/"+crypt.Sum(bad).String(), bad); err == nil {
+		if _, _, err := r.control().Copied("copied/"+crypt.Sum(bad).String(), bad); err == nil {
 			t.Errorf("%d bytes: accepted", len(bad))
 		}
 	}
@@ -159,7 +159,7 @@ func TestMarkSigners(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := openWriter(t, st, baseCredential).parseMark(name, object); err == nil {
+			if _, err := openWriter(t, st, baseCredential).control().Mark(name, object); err == nil {
 				got += string('0' + rune(k))
 			} else if !errors.Is(err, ErrTampered) {
 				t.Error(err)

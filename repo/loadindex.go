@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/index"
-	"packhold/pack"
 	"packhold/repo/format"
 	"packhold/repo/stored"
 )
@@ -161,7 +159,7 @@ func (r *Repo) EachVerified(ctx context.Context, f func(*format.Verified)) error
 	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var v *format.Verified
 		if err == nil {
-			v, err = r.parseVerified(i.Name, object)
+			v, err = r.control().Verified(i.Name, object)
 		}
 		switch {
 		case stored.Missing(err):
@@ -258,7 +256,7 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	defer done()
 	var seg *index.Segment
 	if err == nil {
-		seg, err = l.r.parseSegment(name, b)
+		seg, err = l.r.control().Segment(name, b)
 	}
 	if err == nil {
 		if err = l.x.AddSegment(id, seg); err != nil {
@@ -333,49 +331,6 @@ func (r *Repo) absentSession(record []byte) bool {
 		return false
 	}
 	return r.unknownRevocation || !r.trust.SameDomain(r.keys.Identity.Host, rec.Host, r.settings.Domains)
-}
-
-// parseSegment opens and checks an index segment: its signer is the host of its session, and speaks only for packs of its own sessions
-// unless it has the prune role. Errors match ErrDamaged or ErrTampered.
-func (r *Repo) parseSegment(name string, object []byte) (*index.Segment, error) {
-	s, err := r.OpenControl(crypt.TypeIndex, name, object)
-	if err != nil {
-		return nil, err
-	}
-	seg, err := index.ParseSegment(s.Body)
-	if err != nil {
-		return nil, stored.Damaged("reading", name, err)
-	}
-	if crypt.HostID(seg.Host) != s.Signer || crypt.NewSessionID(s.Signer, seg.Nonce) != crypt.SessionID(seg.Session) {
-		return nil, stored.Tampered("reading", name, errors.New("its session is not its signer's"))
-	}
-	prune := r.trust.Roles(s.Signer)&crypt.RolePrune != 0
-	if len(seg.Supersedes) > 0 && !prune {
-		return nil, stored.Tampered("reading", name, errors.New("only the prune role supersedes segments"))
-	}
-	for _, b := range seg.Sessions {
-		rec, err := crypt.ParseSessionRecord(b)
-		if err == nil {
-			err = r.trust.CheckSession(rec)
-		}
-		if err == nil && rec.Host != s.Signer && !prune {
-			err = fmt.Errorf("it speaks for packs of host %v", rec.Host)
-		}
-		if err != nil {
-			return nil, stored.Tampered("reading", name, err)
-		}
-	}
-	for i := range seg.Packs {
-		p := &seg.Packs[i]
-		t, err := pack.ParseCompact(p.Trailer)
-		if err != nil {
-			return nil, stored.Damaged("reading", name, err)
-		}
-		if t.Name() != p.Name || t.Header.Type != p.Kind || t.Header.Salt != p.Salt || t.Header.Epoch != p.Epoch || uint64(t.FileSize()) != p.Size {
-			return nil, stored.Damaged("reading", name, fmt.Errorf("what it says of pack %v is not what the pack's trailer says", p.Name))
-		}
-	}
-	return seg, nil
 }
 
 // Index returns the loaded index; nil before LoadIndex.

@@ -635,7 +635,7 @@ func TestLeases(t *testing.T) {
 	}
 	// A lease that says another number than its name.
 	put(t, r, crypt.TypeLease, format.LeaseName(s.ID, 3), format.Lease{Session: s.ID, Host: c.Identity.Host, Nonce: s.nonce[:], Renewal: 4}, false)
-	if _, err := r.parseLease(format.LeaseName(s.ID, 3), mustGet(t, st, format.LeaseName(s.ID, 3))); !errors.Is(err, ErrTampered) {
+	if _, err := r.control().Lease(format.LeaseName(s.ID, 3), mustGet(t, st, format.LeaseName(s.ID, 3))); !errors.Is(err, ErrTampered) {
 		t.Errorf("a lease of another number: %v", err)
 	}
 	if err := st.Delete(t.Context(), format.LeaseName(s.ID, 3)); err != nil {
@@ -661,7 +661,7 @@ func segmentOf(t *testing.T, r *Repo, st backends.Storage, f func(*index.Segment
 	t.Helper()
 	var seg *index.Segment
 	for name := range allNames(t, st, "index/") {
-		s, err := r.parseSegment(name, mustGet(t, st, name))
+		s, err := r.control().Segment(name, mustGet(t, st, name))
 		if err != nil {
 			continue
 		}
@@ -793,7 +793,7 @@ func (r *Repo) parse(t *testing.T, s backends.Storage, name string) (*index.Segm
 	if err != nil {
 		return nil, err
 	}
-	return r.parseSegment(name, b)
+	return r.control().Segment(name, b)
 }
 
 func TestRevocation(t *testing.T) {

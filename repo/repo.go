@@ -405,7 +405,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 		object, err := stored.Fetch(ctx, r.storage, name)
 		var v *format.Settings
 		if err == nil {
-			v, err = r.parseSettings(name, g, object)
+			v, err = r.control().Generation(name, g, object)
 		}
 		switch {
 		case stored.Unreadable(err):
@@ -441,21 +441,6 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	return nil
 }
 
-// parseSettings opens the settings of generation g.
-func (r *Repo) parseSettings(name string, g uint64, object []byte) (*format.Settings, error) {
-	v, _, err := openBody[format.Settings](r, crypt.TypeSettings, name, object)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = pack.ParseLevel(v.Compression); err == nil && v.Generation != g {
-		err = errors.New("it is another generation")
-	}
-	if err != nil {
-		return nil, stored.Damaged("reading", name, err)
-	}
-	return v, nil
-}
-
 // readHosts reads the host certificates that the root signed.
 func (r *Repo) readHosts(ctx context.Context) error {
 	infos, _, err := stored.List(ctx, r.storage, "hosts/")
@@ -465,7 +450,7 @@ func (r *Repo) readHosts(ctx context.Context) error {
 	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var c *crypt.Certificate
 		if err == nil {
-			c, err = r.parseHost(i.Name, object)
+			c, err = r.control().Host(i.Name, object)
 		}
 		switch {
 		case err == nil:
@@ -482,22 +467,6 @@ func (r *Repo) readHosts(ctx context.Context) error {
 	})
 }
 
-// parseHost opens a certificate and checks that it is the one it is named for.
-func (r *Repo) parseHost(name string, object []byte) (*crypt.Certificate, error) {
-	s, err := r.OpenControl(crypt.TypeHost, name, object)
-	if err != nil {
-		return nil, err
-	}
-	c, err := crypt.ParseCertificate(s.Body)
-	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial)) {
-		err = errors.New("it is another host's or another serial")
-	}
-	if err != nil {
-		return nil, stored.Damaged("reading", name, err)
-	}
-	return c, nil
-}
-
 // readRevocations reads the revocations that the settings name. One that cannot be read makes this process rely on no other host's
 // packs, because any host may be the one.
 func (r *Repo) readRevocations(ctx context.Context) error {
@@ -508,7 +477,7 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var m *format.Mark
 		if err == nil {
-			if m, err = r.parseMark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
+			if m, err = r.control().Mark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
 				err = stored.Tampered("reading", i.Name, errors.New("the settings call it a revocation"))
 			}
 		}
@@ -529,15 +498,6 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 		}
 		return nil
 	})
-}
-
-// parseMark opens a mark and checks that its signer may make one of its kind.
-func (r *Repo) parseMark(name string, object []byte) (*format.Mark, error) {
-	m, signer, err := openBody[format.Mark](r, crypt.TypeMark, name, object)
-	if err == nil && signer != (crypt.HostID{}) && r.trust.Roles(signer)&m.Kind.Signers() == 0 {
-		return nil, stored.Tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
-	}
-	return m, err
 }
 
 // Found is a config that was read without any key.

@@ -37,35 +37,6 @@ func (s *Snapshot) ID() crypt.SessionID { return crypt.SessionID(s.Session) }
 // StartTime returns when the backup began, by its host's clock.
 func (s *Snapshot) StartTime() time.Time { return time.Unix(s.Start.Sec, int64(s.Start.Nsec)) }
 
-// SnapshotObject opens and checks the object of one session: its signature, and that the session is the signer's. A void
-// may also be the prune role's. Errors match ErrDamaged or ErrTampered.
-func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, error) {
-	s, err := r.OpenControl(crypt.TypeSnapshot, name, object)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := snapshot.ParseRecord(s.Body)
-	if err != nil {
-		return nil, stored.Damaged("reading", name, err)
-	}
-	byPrune := rec.Kind == snapshot.Void && crypt.HostID(rec.Host) != s.Signer
-	switch {
-	case "snapshots/"+crypt.SessionID(rec.Session).String() != name:
-		err = errors.New("it speaks of another session")
-	case byPrune && r.trust.Roles(s.Signer)&crypt.RolePrune == 0:
-		err = errors.New("a host ended the session of another")
-	case !byPrune && (crypt.HostID(rec.Host) != s.Signer || crypt.NewSessionID(s.Signer, rec.Nonce) != crypt.SessionID(rec.Session)):
-		err = errors.New("the session is not its signer's")
-	case rec.Kind != snapshot.Void && r.trust.Revoked(s.Signer) && r.kept[crypt.SessionID(rec.Session)] != crypt.Sum(object):
-		// A void takes nothing away that a commit had made, so a revoked host's voids stand: the name is taken in any case.
-		err = errors.New("its host was revoked, and the revocation does not name it among the snapshots that stay valid")
-	}
-	if err != nil {
-		return nil, stored.Tampered("reading", name, err)
-	}
-	return rec, nil
-}
-
 // Snapshots reads all committed snapshots that were not forgotten, in the order of their numbers, then of their start. Invalid ones are
 // left out and become Problems. It may be called before LoadIndex: readers look at snapshots first, then at the index.
 func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
@@ -173,7 +144,7 @@ func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []
 			object := b
 			if err == nil {
 				if strings.HasPrefix(info.Name, "copied/") {
-					rec, object, err = r.parseCopied(info.Name, b)
+					rec, object, err = r.control().Copied(info.Name, b)
 				} else {
 					rec, err = r.SnapshotObject(info.Name, b)
 				}
@@ -268,7 +239,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, err
 	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var f *format.Forgotten
 		if err == nil {
-			f, err = r.parseForgotten(i.Name, object)
+			f, err = r.control().Forgotten(i.Name, object)
 		}
 		switch {
 		case err == nil:
@@ -284,32 +255,6 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, err
 		return nil
 	})
 	return out, err
-}
-
-// parseForgotten opens an entry and checks that its signer may forget that snapshot: an administrator any, and, where the settings
-// allow it, a host its own.
-func (r *Repo) parseForgotten(name string, object []byte) (*format.Forgotten, error) {
-	f, signer, err := openBody[format.Forgotten](r, crypt.TypeForgotten, name, object)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case r.trust.Revoked(signer):
-		// What it forgot before the revocation comes back, and can be forgotten again; the other mistake would let data be removed.
-		err = errors.New("its signer was revoked")
-	case signer == (crypt.HostID{}) || r.trust.Roles(signer)&crypt.RoleAdmin != 0:
-	case !r.settings.HostForget:
-		err = errors.New("only an administrator forgets here")
-	default:
-		var rec *snapshot.Record
-		if rec, err = r.SnapshotObject("snapshots/"+f.Session.String(), f.Record); err == nil && crypt.HostID(rec.Host) != signer {
-			err = errors.New("a host took out the snapshot of another")
-		}
-	}
-	if err != nil {
-		return nil, stored.Tampered("reading", name, err)
-	}
-	return f, nil
 }
 
 // OpenBody opens the part of a snapshot that only readers may see. It needs the passphrase (ErrNeedRead), or to be in the session that made it.

@@ -51,10 +51,11 @@ var plan = map[string]room{
 	"repo/repotest":               {5, ""}, // makes repositories for tests
 	"repo":                        {3, ""},
 	"repo/compare":                {3, ""}, // compares a tree of the file system with nodes of a snapshot
-	"index":                       {2, ""},
-	"repo/keyring":                {2, ""},
-	"repo/writeonce":              {2, ""}, // the storage that locks, by name: repo stands on it too
-	"repo/stored":                 {2, ""}, // objects and their errors, by name: repo stands on it too
+	"index":                       {2, "control"},
+	"repo/control":                {2, "control"}, // stands on the others of its group
+	"repo/keyring":                {2, "control"},
+	"repo/writeonce":              {2, ""},        // the storage that locks, by name: repo stands on it too
+	"repo/stored":                 {2, "control"}, // objects and their errors, by name: repo stands on it too
 	"repo/localfs":                {2, ""},
 	"repo/snapfs":                 {2, ""},
 	"repo/retain":                 {2, ""},

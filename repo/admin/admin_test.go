@@ -517,7 +517,7 @@ func TestKeyFaults(t *testing.T) {
 		"add":    func(r *repo.Repo, a *root) (crypt.SlotID, error) { return a.addKey(t.Context(), r, word, "second") },
 		"change": func(r *repo.Repo, a *root) (crypt.SlotID, error) { return a.changePassphrase(t.Context(), r, word) },
 		"enroll": func(r *repo.Repo, a *root) (crypt.SlotID, error) {
-			c, err := a.enrollHost(t.Context(), r, "host-b")
+			c, err := a.enrollHost(t.Context(), r, "host-b", crypt.RoleWriter)
 			if err == nil {
 				_, err = repo.Open(t.Context(), r.Storage(), repo.Access{Credential: c}, repo.Options{})
 			}

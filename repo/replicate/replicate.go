@@ -502,7 +502,7 @@ func (r *run) copyPack(ctx context.Context, s *repo.Session, held *repo.HeldPack
 	if there {
 		t, table, err := r.home.ReadTable(ctx, backends.Info{Name: name, Size: int64(p.Size)})
 		if err == nil {
-			err = s.CopyPack(ctx, place, t, table, nil)
+			err = s.CopyPack(ctx, repo.PackCopy{PackID: place, Class: p.Retention, Trailer: t, Table: table})
 			if err == nil {
 				r.mu.Lock()
 				defer r.mu.Unlock()
@@ -531,7 +531,7 @@ func (r *run) copyPack(ctx context.Context, s *repo.Session, held *repo.HeldPack
 	default:
 		return err
 	}
-	err = s.CopyPack(ctx, place, t, table, file)
+	err = s.CopyPack(ctx, repo.PackCopy{PackID: place, Class: p.Retention, Trailer: t, Table: table, File: file})
 	backends.Release(file)
 	if err != nil {
 		return err

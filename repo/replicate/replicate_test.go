@@ -550,7 +550,7 @@ func repack(t *testing.T, h *home, packs []string) {
 		table, entries, err := r.ParsePack(name, file)
 		if err == nil {
 			id, _ := held.Place(table.Name(), int64(len(file)))
-			err = s.CopyPack(t.Context(), id, table, entries, file)
+			err = s.CopyPack(t.Context(), repo.PackCopy{PackID: id, Trailer: table, Table: entries, File: file})
 		}
 		if err != nil {
 			t.Error(err)
