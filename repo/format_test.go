@@ -159,7 +159,7 @@ func TestMarkSigners(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := openWriter(t, st, baseCredential).control().Mark(name, object); err == nil {
+			if _, _, err := openWriter(t, st, baseCredential).control().Mark(name, object); err == nil {
 				got += string('0' + rune(k))
 			} else if !errors.Is(err, ErrTampered) {
 				t.Error(err)

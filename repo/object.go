@@ -3,6 +3,7 @@ package repo
 import (
 	"packhold/crypt"
 	"packhold/repo/control"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 )
 
@@ -30,6 +31,17 @@ func (r *Repo) OpenControl(t crypt.Type, name string, object []byte) (*crypt.Sig
 // may also be the prune role's. Errors match ErrDamaged or ErrTampered.
 func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, error) {
 	return r.control().Snapshot(name, object)
+}
+
+// ForgottenObject opens an entry and checks that its signer may forget that snapshot. Errors match ErrDamaged or ErrTampered.
+func (r *Repo) ForgottenObject(name string, object []byte) (*format.Forgotten, error) {
+	return r.control().Forgotten(name, object)
+}
+
+// MarkObject opens a mark, says who signed it (zero: the root), and checks that its signer may make one of its kind; that a writer speaks of its
+// own snapshots is for the caller to check. Errors match ErrDamaged or ErrTampered.
+func (r *Repo) MarkObject(name string, object []byte) (m *format.Mark, signer crypt.HostID, err error) {
+	return r.control().Mark(name, object)
 }
 
 // CheckObject checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,

@@ -1044,6 +1044,13 @@ func TestForgotten(t *testing.T) {
 		if err != nil || len(all) != x.want || problemsWith(t, r, name, ErrTampered) != x.want {
 			t.Errorf("forgotten by %s: %d snapshots, %v, %v", what, len(all), err, r.Problems())
 		}
+		// Its number is not given again, and what comes after it follows it only if it is there.
+		if next := store(t, r, []byte("b")); next.Number != snap.Number+1 || len(next.Prev) != x.want {
+			t.Errorf("forgotten by %s: after number %d comes %d, with %d before it", what, snap.Number, next.Number, len(next.Prev))
+		}
+		if all, err := r.Snapshots(t.Context()); err != nil || len(all) != x.want+1 {
+			t.Errorf("forgotten by %s: the same process then lists %d snapshots, %v", what, len(all), err)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ type Repo struct {
 	reported map[string]bool
 	sessions map[crypt.SessionID]crypt.SessionKey
 	packKeys map[packKeyID]*crypt.PackKey
-	known    map[string]knownSnapshot // by name: what was read and checked need not be read again
+	known    map[string]knownObject // by name: what was read and checked need not be read again
 }
 
 // What holds a secret prints as its kind alone, so that no message gives it away.
@@ -171,7 +171,7 @@ func newRepo(s backends.Storage, o Options) *Repo {
 	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailMost: tailMost,
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
 		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey),
-		known: make(map[string]knownSnapshot)}
+		known: make(map[string]knownObject)}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -477,7 +477,7 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 	return stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var m *format.Mark
 		if err == nil {
-			if m, err = r.control().Mark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
+			if m, _, err = r.control().Mark(i.Name, object); err == nil && (m.Kind != format.MarkRevocation || m.Remove) {
 				err = stored.Tampered("reading", i.Name, errors.New("the settings call it a revocation"))
 			}
 		}

@@ -175,7 +175,7 @@ func (s *Session) start(ctx context.Context) error {
 	}
 	s.x = s.r.index.Load()
 	s.x.ForgetUsed()
-	return s.alive(ctx, s.adopt)
+	return s.Alive(ctx, s.adopt)
 }
 
 // putLease stores the lease or its n-th renewal.
@@ -209,8 +209,8 @@ func (s *Session) KeepAlive(ctx context.Context) error {
 	}
 }
 
-// alive runs f, which may take long, beside KeepAlive.
-func (s *Session) alive(ctx context.Context, f func(ctx context.Context) error) error {
+// Alive runs f, which may take long, beside KeepAlive.
+func (s *Session) Alive(ctx context.Context, f func(ctx context.Context) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	working, done := context.WithCancel(gctx)
 	g.Go(func() error { return s.KeepAlive(working) })
@@ -460,7 +460,7 @@ func (s *Session) Flush() error {
 
 func (s *Session) commit(ctx context.Context, rec *snapshot.Record, body *snapshot.Body, j Journal) (*Snapshot, error) {
 	var object []byte
-	err := s.alive(ctx, func(ctx context.Context) (err error) {
+	err := s.Alive(ctx, func(ctx context.Context) (err error) {
 		object, err = s.create(ctx, rec, body, j)
 		return err
 	})
@@ -496,7 +496,7 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err != nil {
 		return nil, err
 	}
-	all, unread, err := r.snapshots(ctx)
+	all, gone, unread, err := r.snapshots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
@@ -508,6 +508,9 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	earlier := make([]snapshot.Stored, len(all))
 	for i, a := range all {
 		earlier[i] = snapshot.Stored{Record: &a.Record, Object: a.Object}
+	}
+	for _, a := range gone {
+		earlier = append(earlier, snapshot.Stored{Record: &a.Record, Object: a.Object, Forgotten: true})
 	}
 	rec.Number, rec.Prev, rec.Seen = snapshot.Links(earlier, rec.Host)
 	rec.Number += uint64(unread)

@@ -40,34 +40,38 @@ func (s *Snapshot) StartTime() time.Time { return time.Unix(s.Start.Sec, int64(s
 // Snapshots reads all committed snapshots that were not forgotten, in the order of their numbers, then of their start. Invalid ones are
 // left out and become Problems. It may be called before LoadIndex: readers look at snapshots first, then at the index.
 func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
-	all, _, err := r.snapshots(ctx)
+	all, _, _, err := r.snapshots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
 	return all, nil
 }
 
-// knownSnapshot is what an object of snapshots/ or copied/ was found to be, with the size it had. Such objects never change.
-type knownSnapshot struct {
-	size   int64
-	snap   *Snapshot // nil: neither a snapshot nor the record of one
-	copied []crypt.ID
+// knownObject is what an object of snapshots/, copied/ or forgotten/ was found to be, with the size it had. Such objects never change.
+type knownObject struct {
+	size      int64
+	snap      *Snapshot // nil: neither a snapshot nor the record of one
+	copied    []crypt.ID
+	forgotten crypt.SessionID // of what an object of forgotten/ takes out
+	record    crypt.ID        // and its name under copied/
 }
 
-// snapshots also counts the objects that were left out: each of them may be a snapshot, with a number that must not be given again.
-func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, err error) {
+// snapshots also returns those that were forgotten, and counts the objects that were left out: each of them may be a snapshot. Their numbers must not
+// be given again.
+func (r *Repo) snapshots(ctx context.Context) (listed, gone []*Snapshot, unread int, err error) {
 	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	forgotten, err := r.forgotten(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	all, unread, err := r.readSnapshots(ctx, infos)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
+	var found []*Snapshot
 	copies := make(map[string]bool) // names under copied/ that count
 	for _, k := range all {
 		if k.snap != nil {
@@ -83,7 +87,7 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	if len(copies) > 0 {
 		copied, bad, err := r.copiedSnapshots(ctx, copies)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		found, unread = append(found, copied...), unread+bad
 	}
@@ -92,11 +96,14 @@ func (r *Repo) snapshots(ctx context.Context) (found []*Snapshot, unread int, er
 	})
 	// What was copied back to where it came from stands under both names: snapshots/ before copied/.
 	found = slices.CompactFunc(found, func(a, b *Snapshot) bool { return a.Session == b.Session })
-	found = slices.DeleteFunc(found, func(s *Snapshot) bool {
-		_, is := forgotten[s.ID()]
-		return is
-	})
-	return found, unread, nil
+	for _, s := range found {
+		if _, is := forgotten[s.ID()]; is {
+			gone = append(gone, s)
+		} else {
+			listed = append(listed, s)
+		}
+	}
+	return listed, gone, unread, nil
 }
 
 // copiedSnapshots reads the records that sessions copied here. One that is gone was taken away by somebody.
@@ -123,8 +130,8 @@ func (r *Repo) copiedSnapshots(ctx context.Context, names map[string]bool) (foun
 }
 
 // readSnapshots reads objects of snapshots/ and copied/, and counts those that cannot be used.
-func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []knownSnapshot, bad int, err error) {
-	all = make([]knownSnapshot, len(infos))
+func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []knownObject, bad int, err error) {
+	all = make([]knownObject, len(infos))
 	var unread atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
@@ -150,7 +157,7 @@ func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []
 				}
 			}
 			switch {
-			case stored.Missing(err): // forgotten and removed between the listing and now
+			case stored.Missing(err): // removed between the listing and now
 				return nil
 			case stored.Isolated(err), stored.Unreadable(err):
 				r.problem(info.Name, err)
@@ -159,7 +166,7 @@ func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []
 			case err != nil:
 				return err
 			}
-			k := knownSnapshot{size: info.Size, copied: rec.Copied}
+			k := knownObject{size: info.Size, copied: rec.Copied}
 			if rec.Kind == snapshot.Snapshot {
 				k.snap = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(object), Stored: info.ModTime}
 			}
@@ -236,6 +243,15 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, err
 		return nil, err
 	}
 	out := make(map[crypt.SessionID]crypt.ID)
+	r.mu.Lock()
+	infos = slices.DeleteFunc(infos, func(i backends.Info) bool {
+		k, ok := r.known[i.Name]
+		if ok = ok && k.size == i.Size; ok {
+			out[k.forgotten] = k.record
+		}
+		return ok
+	})
+	r.mu.Unlock()
 	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		var f *format.Forgotten
 		if err == nil {
@@ -244,8 +260,14 @@ func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, err
 		switch {
 		case err == nil:
 			name, _ := format.JoinCopied(f.Session, f.Record)
-			out[f.Session], err = crypt.ParseID(strings.TrimPrefix(name, "copied/"))
-			return err
+			id, err := crypt.ParseID(strings.TrimPrefix(name, "copied/"))
+			if err != nil {
+				return err
+			}
+			out[f.Session] = id
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.known[i.Name] = knownObject{size: i.Size, forgotten: f.Session, record: id}
 		case stored.Missing(err):
 		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)
@@ -297,10 +319,10 @@ func (r *Repo) Lineage(sources []string) ([32]byte, error) {
 }
 
 // Parent finds the snapshot that a backup of this lineage compares with: the newest, or with full the newest full one. It must be
-// signed by this host. nil if there is none.
+// signed by this host, and be no copy: one that was brought back is older than its number. nil if there is none.
 func (r *Repo) Parent(all []*Snapshot, lineage [32]byte, full bool) *Snapshot {
 	for _, s := range slices.Backward(all) {
-		if s.Lineage == lineage && crypt.HostID(s.Host) == r.keys.Identity.Host && (!full || s.Type == snapshot.Full) {
+		if s.Lineage == lineage && s.Origin == nil && crypt.HostID(s.Host) == r.keys.Identity.Host && (!full || s.Type == snapshot.Full) {
 			return s
 		}
 	}

@@ -43,13 +43,14 @@ func (o *Objects) Host(name string, object []byte) (*crypt.Certificate, error) {
 	return c, nil
 }
 
-// Mark opens a mark and checks that its signer may make one of its kind.
-func (o *Objects) Mark(name string, object []byte) (*format.Mark, error) {
-	m, signer, err := openBody[format.Mark](o, crypt.TypeMark, name, object)
+// Mark opens a mark, says who signed it (zero: the root), and checks that its signer may make one of its kind. That a writer speaks of its own
+// snapshots is for the caller to check.
+func (o *Objects) Mark(name string, object []byte) (m *format.Mark, signer crypt.HostID, err error) {
+	m, signer, err = openBody[format.Mark](o, crypt.TypeMark, name, object)
 	if err == nil && signer != (crypt.HostID{}) && o.Trust.Roles(signer)&m.Kind.Signers() == 0 {
-		return nil, stored.Tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
+		return nil, signer, stored.Tampered("reading", name, fmt.Errorf("its signer may not make marks of kind %d: %w", m.Kind, crypt.ErrSignature))
 	}
-	return m, err
+	return m, signer, err
 }
 
 // Snapshot opens and checks the object of one session: its signature, and that the session is the signer's. A void

@@ -100,7 +100,7 @@ func (o *Objects) checkControl(prefix, name, rest string, b []byte) (err error) 
 	case "forgotten":
 		_, err = o.Forgotten(name, b)
 	case "marks":
-		_, err = o.Mark(name, b)
+		_, _, err = o.Mark(name, b)
 	case "verified":
 		_, err = o.Verified(name, b)
 	default:

@@ -51,7 +51,7 @@ type Lease struct {
 	Nonce   []byte          `cbor:"3,keyasint"` // 32
 	Time    int64           `cbor:"4,keyasint"` // the host's clock: shown, never judged by
 	Renewal uint32          `cbor:"5,keyasint,omitempty"`
-	Purpose string          `cbor:"6,keyasint,omitempty"` // "backup", "prune", "repair", "replicate"
+	Purpose string          `cbor:"6,keyasint,omitempty"` // "backup", "prune", "repair", "replicate", "undelete"
 }
 
 // PackRef names one stored pack.

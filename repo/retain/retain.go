@@ -21,7 +21,7 @@ type Snapshot struct {
 	Stored  time.Time    // by the storage's clock
 	Claimed time.Time    // when its host says that it was finished
 	Class   string       // how long it is to be kept, as it was made: a Period, or ""
-	Suspect bool         // it does not push out others
+	Aside   bool         // it pushes out no other: it is suspect, or older than it looks
 	Held    []string     // why it stays whatever the policy says; shown as it is
 
 	Closed  bool // what follows is not known: the body needs the passphrase
@@ -99,7 +99,7 @@ func (s *Snapshot) ClockOff() time.Duration {
 // the grouping needs what is closed, and ErrEmpty, which names the groups.
 //
 // A snapshot counts at the time when the storage stored it. A host can claim any time for its snapshots, but not make them stored in the past. Where
-// some claim to be much older, the policy is applied a second time with the claimed times, and where some are suspect, once more without
+// some claim to be much older, the policy is applied a second time with the claimed times, and where some stand aside, once more without
 // these: what any of them keeps is kept. So nothing that a host invents makes fewer snapshots stay, and a copied repository
 // does not look as if all its snapshots were of one day.
 func (p *Policy) Apply(list []Snapshot) ([]Group, error) {
@@ -228,7 +228,7 @@ func views(all []Decision, zone *time.Location) []view {
 		out = append(out, v)
 	}
 	every := func(*Snapshot) bool { return true }
-	trusted := func(s *Snapshot) bool { return !s.Suspect }
+	others := func(s *Snapshot) bool { return !s.Aside }
 	stored := func(s *Snapshot) time.Time { return s.Stored }
 	claimed := func(s *Snapshot) time.Time {
 		if s.ClockOff() < 0 {
@@ -237,16 +237,16 @@ func views(all []Decision, zone *time.Location) []view {
 		return s.Stored
 	}
 	old := slices.ContainsFunc(all, func(d Decision) bool { return d.ClockOff() < 0 })
-	suspect := slices.ContainsFunc(all, func(d Decision) bool { return d.Suspect })
+	aside := slices.ContainsFunc(all, func(d Decision) bool { return d.Aside })
 	add("", every, stored)
 	if old {
 		add(" by its host's clock", every, claimed)
 	}
-	if suspect {
-		add(" of those not suspect", trusted, stored)
+	if aside {
+		add(" without those aside", others, stored)
 	}
-	if old && suspect {
-		add(" of those not suspect, by its host's clock", trusted, claimed)
+	if old && aside {
+		add(" without those aside, by its host's clock", others, claimed)
 	}
 	return out
 }

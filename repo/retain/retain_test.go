@@ -146,11 +146,13 @@ func TestWhatElse(t *testing.T) {
 		{"no tags", Policy{Tags: [][]string{{}}}, with(func(i int, s *Snapshot) { s.Tags = [...][]string{1: {"a"}, 2: nil, 3: {"b"}, 4: {"b"}}[i] }), []int{2}},
 		{"held", Policy{Last: 1}, with(func(i int, s *Snapshot) { s.Held = [...][]string{1: {"hold"}, 2: nil, 3: {"pin"}, 4: {"hold"}}[i] }), []int{1, 3, 4}},
 		{"hosts never push out each other's", Policy{Last: 1}, with(func(i int, s *Snapshot) { s.Host[0] = byte(i % 2) }), []int{3, 4}},
-		{"sources", Policy{Last: 1, BySources: true}, with(func(i int, s *Snapshot) { s.Sources = [...][]string{1: {"/a", "/b"}, 2: {"/b", "/a"}, 3: {"/a"}, 4: {"/a,/b"}}[i] }), []int{2, 3, 4}},
+		{"sources", Policy{Last: 1, BySources: true}, with(func(i int, s *Snapshot) {
+			s.Sources = [...][]string{1: {"/a", "/b"}, 2: {"/b", "/a"}, 3: {"/a"}, 4: {"/a,/b"}}[i]
+		}), []int{2, 3, 4}},
 		{"sources are not asked for", Policy{Last: 1}, with(func(i int, s *Snapshot) { s.Sources = []string{fmt.Sprint(i)} }), []int{4}},
 		{"tags part", Policy{Last: 1, ByTags: true}, with(func(i int, s *Snapshot) { s.Tags = [...][]string{1: {"x"}, 2: {"x", "x"}, 3: nil, 4: {"y"}}[i] }), []int{2, 3, 4}},
 		{"jobs part", Policy{Last: 1, ByJob: true}, with(func(i int, s *Snapshot) { s.Job = [...]string{1: "x", 2: "x", 3: "", 4: "y"}[i] }), []int{2, 3, 4}},
-		{"suspect ones push out nothing", Policy{Last: 1, Monthly: 2}, with(func(i int, s *Snapshot) { s.Suspect = i >= 3 }), []int{1, 2, 4}}, // all: last 4, monthly 4 and 2; without the suspect: last 2, monthly 2 and 1
+		{"those aside push out nothing", Policy{Last: 1, Monthly: 2}, with(func(i int, s *Snapshot) { s.Aside = i >= 3 }), []int{1, 2, 4}}, // all: last 4, monthly 4 and 2; without these: last 2, monthly 2 and 1
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := kept(t, c.p, c.list); !slices.Equal(got, c.want) {
@@ -255,7 +257,7 @@ func TestRefused(t *testing.T) {
 func TestReasons(t *testing.T) {
 	list := made(at(t, time.UTC, "2026-01-01 10:00", "2026-01-01 11:00", "2026-01-02 11:00")...)
 	list[1].Tags, list[1].Class, list[1].Held = []string{"gold"}, "30d", []string{"hold: lawsuit"}
-	list[0].Suspect = true
+	list[0].Aside = true
 	p := Policy{Last: 1, Hourly: 1, Daily: 1, Weekly: 1, Monthly: 1, Yearly: 1, Within: Period{Days: 1}, WithinHourly: Period{Days: 1}, Tags: [][]string{{"gold"}}, Class: true}
 	groups, err := p.Apply(list)
 	if err != nil {
@@ -267,9 +269,9 @@ func TestReasons(t *testing.T) {
 	}
 	want := []string{
 		"3 last | hourly 2026-01-02 11h +0000 | hourly within 1d 2026-01-02 11h +0000 | daily 2026-01-02 | weekly 2026-W01 | monthly 2026-01 | yearly 2026 | within 1d | no class" +
-			" | last of those not suspect | hourly 2026-01-02 11h +0000 of those not suspect | hourly within 1d 2026-01-02 11h +0000 of those not suspect | daily 2026-01-02 of those not suspect" +
-			" | weekly 2026-W01 of those not suspect | monthly 2026-01 of those not suspect | yearly 2026 of those not suspect | within 1d of those not suspect | no class of those not suspect",
-		"2 hourly within 1d 2026-01-01 11h +0000 | within 1d | class 30d | hourly within 1d 2026-01-01 11h +0000 of those not suspect | within 1d of those not suspect | class 30d of those not suspect | tag gold | hold: lawsuit",
+			" | last without those aside | hourly 2026-01-02 11h +0000 without those aside | hourly within 1d 2026-01-02 11h +0000 without those aside | daily 2026-01-02 without those aside" +
+			" | weekly 2026-W01 without those aside | monthly 2026-01 without those aside | yearly 2026 without those aside | within 1d without those aside | no class without those aside",
+		"2 hourly within 1d 2026-01-01 11h +0000 | within 1d | class 30d | hourly within 1d 2026-01-01 11h +0000 without those aside | within 1d without those aside | class 30d without those aside | tag gold | hold: lawsuit",
 		"1 no class",
 	}
 	if !slices.Equal(got, want) {
@@ -356,7 +358,7 @@ func drawn(t *rapid.T) ([]Snapshot, Policy) {
 	for i := range list {
 		stored := time.Date(2026, 10, 30, 0, 30, 0, 0, time.UTC).Add(-time.Duration(rapid.IntRange(0, span).Draw(t, "age")) * time.Hour)
 		list[i] = Snapshot{ID: crypt.SessionID{byte(i + 1)}, Number: uint64(i + 1), Host: crypt.HostID{byte(rapid.IntRange(1, 2).Draw(t, "host"))}, Stored: stored, Claimed: stored,
-			Class: rapid.SampledFrom([]string{"", "30d", "90d", "x"}).Draw(t, "class"), Suspect: rapid.IntRange(0, 9).Draw(t, "suspect") == 0,
+			Class: rapid.SampledFrom([]string{"", "30d", "90d", "x"}).Draw(t, "class"), Aside: rapid.IntRange(0, 9).Draw(t, "aside") == 0,
 			Tags: rapid.SampledFrom([][]string{nil, {"a"}, {"a", "b"}}).Draw(t, "tags"), Job: rapid.SampledFrom([]string{"", "j"}).Draw(t, "job")}
 		if rapid.IntRange(0, 3).Draw(t, "lies") == 0 {
 			list[i].Claimed = stored.Add(time.Duration(rapid.IntRange(-20000, 2000).Draw(t, "off")) * time.Hour)
@@ -477,7 +479,7 @@ func TestCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list, _ := drawn(t)
 		for i := range list {
-			list[i].Host, list[i].Suspect, list[i].Held, list[i].Claimed = crypt.HostID{1}, false, nil, list[i].Stored
+			list[i].Host, list[i].Aside, list[i].Held, list[i].Claimed = crypt.HostID{1}, false, nil, list[i].Stored
 		}
 		n := rapid.IntRange(1, 50).Draw(t, "n")
 		if k, _ := decided(t, Policy{Last: n}, list); len(k) != min(n, len(list)) {

@@ -13,17 +13,21 @@ const maxNumberStep = 1_000_000
 // Stored is a record and the SHA-256 of the object that holds it.
 type Stored struct {
 	*Record
-	Object crypt.ID
+	Object    crypt.ID
+	Forgotten bool // its number is taken, nothing else
 }
 
 // Links finds the number of the next snapshot by host, and what it links back to: all heads of its own host, and the newest head of each other, of
-// which a different part each time where they are more than fit. all is in the order of numbers.
+// which a different part each time where they are more than fit. all is in the order of numbers, but for the forgotten.
 func Links(all []Stored, host [16]byte) (number uint64, prev []Ref, seen []SeenRef) {
 	type of struct{ host, session [16]byte }
 	linked := make(map[of]bool) // by snapshots of the same host: what others say hides no head
 	for _, s := range all {
 		if s.Number <= uint64(len(all))+maxNumberStep {
 			number = max(number, s.Number)
+		}
+		if s.Forgotten {
+			continue
 		}
 		for _, p := range s.Prev {
 			linked[of{s.Host, p.Session}] = true
@@ -33,7 +37,7 @@ func Links(all []Stored, host [16]byte) (number uint64, prev []Ref, seen []SeenR
 	heads := make(map[[16]byte]bool)
 	var others []SeenRef
 	for _, s := range slices.Backward(all) {
-		if linked[of{s.Host, s.Session}] {
+		if s.Forgotten || linked[of{s.Host, s.Session}] {
 			continue
 		}
 		if s.Host == host {

@@ -29,6 +29,11 @@ func TestLinks(t *testing.T) {
 	if n, _, _ := Links([]Stored{snap(1, 1, 1+maxNumberStep)}, host(1)); n != 2+maxNumberStep {
 		t.Errorf("number %d", n)
 	}
+	gone := snap(1, 9, 7, 1)
+	gone.Forgotten = true
+	if n, prev, seen := Links([]Stored{snap(1, 1, 1), gone}, host(1)); n != 8 || len(prev) != 1 || prev[0].Session[1] != 1 || len(seen) != 0 {
+		t.Errorf("beside a forgotten one: number %d, previous %v, seen %v", n, prev, seen)
+	}
 	var all []Stored
 	for h := 2; h < 400; h++ {
 		all = append(all, snap(h, h, uint64(h)))

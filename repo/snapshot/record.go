@@ -79,7 +79,7 @@ type Record struct {
 	AuditSize uint64   `cbor:"16,keyasint,omitzero"` // of the host's log, with the entry about this session
 	AuditRoot [32]byte `cbor:"17,keyasint,omitzero"`
 
-	Origin     *Origin    `cbor:"18,keyasint,omitempty"` // nil unless copied from a repository with other keys
+	Origin     *Origin    `cbor:"18,keyasint,omitempty"` // nil unless copied from a repository with other keys, or brought back in this one
 	Validation Validation `cbor:"19,keyasint,omitzero"`
 	Copied     []crypt.ID `cbor:"20,keyasint,omitempty"` // SHA-256 of the stored records; kind Copied only
 	Body       []byte     `cbor:"21,keyasint,omitempty"` // a Body, sealed; opaque here
