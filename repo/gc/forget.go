@@ -115,7 +115,7 @@ func forget(ctx context.Context, r *repo.Repo, list []*repo.Snapshot, reason str
 		f := format.Forgotten{Session: s.ID(), Object: s.Object, Record: object, Host: id.Host, Time: r.Now().Unix(), Reason: reason}
 		name, sealed, err := r.SealAs(id, crypt.TypeForgotten, "forgotten/", canon.Marshal(f))
 		if err == nil {
-			err = stored.Put(ctx, r.Storage(), name, sealed, backends.PutOptions{RetainUntil: retainUntil(r)})
+			err = stored.Put(ctx, r.Storage(), name, sealed, backends.PutOptions{})
 		}
 		if err != nil {
 			return i, fmt.Errorf("snapshot %v: %w", s.ID(), err)

@@ -228,7 +228,7 @@ func putMark(ctx context.Context, r *repo.Repo, v format.Mark) error {
 	if err != nil {
 		return err
 	}
-	return stored.Put(ctx, r.Storage(), name, object, backends.PutOptions{RetainUntil: retainUntil(r)})
+	return stored.Put(ctx, r.Storage(), name, object, backends.PutOptions{})
 }
 
 // signer is who of this process has one of roles: who holds the passphrase before this machine's host. nil: nobody.
@@ -239,12 +239,4 @@ func signer(r *repo.Repo, roles crypt.Role) *crypt.Identity {
 		}
 	}
 	return nil
-}
-
-// retainUntil is until when what is stored stays write-once; zero for not at all.
-func retainUntil(r *repo.Repo) time.Time {
-	if lock := r.Settings().Lock; lock > 0 {
-		return r.Now().Add(time.Duration(lock) * time.Second)
-	}
-	return time.Time{}
 }
