@@ -44,7 +44,7 @@ func TestRequirement(t *testing.T) {
 	}
 	for storage, want := range map[string]string{
 		`{"type": "local", "path": "/backups"}`:                                    filepath.Clean("/backups"),
-		`{"type": "sftp", "host": "backup.example.com"}`:                           "sftp://backup.example.com",
+		`{"type": "sftp", "host": "backup.example.com"}`:                           "sftp://backup.example.com/~/packhold",
 		`{"type": "s3", "bucket": "my-backups"}`:                                   "s3://s3.amazonaws.com/my-backups",
 		`{"type": "sftp", "host": "::1", "port": 22, "user": "u", "path": "/a b"}`: "sftp://u@[::1]:22/a%20b",
 	} {
@@ -381,6 +381,32 @@ func TestParseLocation(t *testing.T) {
 		l, err := ParseLocation(in)
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q is %v, %v", in, l, err)
+		}
+	}
+}
+
+// TestShownLocation: what is shown of a place in a file names the same place to --repo.
+func TestShownLocation(t *testing.T) {
+	for _, c := range []struct {
+		in   Storage
+		want string
+	}{
+		{Storage{Type: "sftp", Host: "host"}, "sftp://host/~/packhold"},
+		{Storage{Type: "sftp", Host: "host", Path: "backup"}, "sftp://host/~/backup"},
+		{Storage{Type: "sftp", Host: "host", Path: "~/backup"}, "sftp://host/~/~/backup"},
+		{Storage{Type: "sftp", Host: "host", Path: "/srv/a b"}, "sftp://host/srv/a%20b"},
+		{Storage{Type: "sftp", Host: "host", Path: ".", User: "u", Port: 2022}, "sftp://u@host:2022/~/."},
+		{Storage{Type: "sftp", Host: "::1", Path: "/srv"}, "sftp://[::1]/srv"},
+		{Storage{Type: "s3", Bucket: "b", Endpoint: "e", Prefix: "p/q"}, "s3://e/b/p/q"},
+		{Storage{Type: "s3", Bucket: "b", Endpoint: "e:9000", PlainHTTP: true}, "s3:http://e:9000/b"},
+	} {
+		l := c.in.Location()
+		if l.String() != c.want {
+			t.Errorf("%+v is shown as %s, want %s", c.in, l, c.want)
+		}
+		back, err := ParseLocation(l.String())
+		if err != nil || !reflect.DeepEqual(back.Storage, l.Storage) || back.String() != l.String() {
+			t.Errorf("%s is %+v, %v; was %+v", l, back, err, l.Storage)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func schemeLike(s string) bool {
 // defaultFolder is where in the home folder on an SFTP server a repository is when nothing is said.
 const defaultFolder = "packhold"
 
-// Location returns where s says the repository is. s is from a checked file.
+// Location returns where s says the repository is. s is from a checked file. What it is shown as means the same place to ParseLocation.
 func (s *Storage) Location() Location {
 	switch s.Type {
 	case "sftp":
@@ -102,7 +102,13 @@ func (s *Storage) Location() Location {
 		if in.Path == "" {
 			in.Path = defaultFolder
 		}
-		u := url.URL{Scheme: "sftp", Host: s.Host, Path: s.Path}
+		u := url.URL{Scheme: "sftp", Host: s.Host, Path: in.Path}
+		if !strings.HasPrefix(in.Path, "/") {
+			u.Path = "/~/" + in.Path
+		}
+		if strings.Contains(s.Host, ":") {
+			u.Host = "[" + s.Host + "]"
+		}
 		if s.Port != 0 {
 			u.Host = net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
 		}

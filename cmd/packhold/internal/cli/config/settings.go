@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -77,20 +78,13 @@ func Load(flags Flags, getenv func(string) string) (*Settings, error) {
 	if err := s.loadFile(flags, getenv); err != nil {
 		return nil, err
 	}
-	if s.Up, err = Rate(first(flags.LimitUpload, s.File.LimitUpload)); err != nil {
+	if s.Up, err = Rate(cmp.Or(flags.LimitUpload, s.File.LimitUpload)); err != nil {
 		return nil, fmt.Errorf("limit of uploads: %w", err)
 	}
-	if s.Down, err = Rate(first(flags.LimitDownload, s.File.LimitDownload)); err != nil {
+	if s.Down, err = Rate(cmp.Or(flags.LimitDownload, s.File.LimitDownload)); err != nil {
 		return nil, fmt.Errorf("limit of downloads: %w", err)
 	}
 	return s, s.findRepository(flags, getenv)
-}
-
-func first(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // leastRate is the slowest rate, bytes a second: what takes longer than a server waits for the rest of a request is no connection.

@@ -2,6 +2,7 @@
 package place
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,19 +80,9 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 	return nil, fmt.Errorf("storage type %s is unknown", l.Type) // config accepts no other
 }
 
-// first returns the first text that is not empty.
-func first(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
-}
-
 func optionsS3(c config.Storage, o Options) (s3.Options, error) {
 	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, Connections: c.Connections,
-		Region: first(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
+		Region: cmp.Or(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
 	if o.Up+o.Down > 0 {
 		so.Conn = limit.New(o.Up, o.Down).Conn
 	}
@@ -111,10 +102,10 @@ func optionsS3(c config.Storage, o Options) (s3.Options, error) {
 		}
 	}
 	file := o.Getenv("AWS_SHARED_CREDENTIALS_FILE")
-	if home := first(o.Getenv("HOME"), o.Getenv("USERPROFILE")); file == "" && home != "" {
+	if home := cmp.Or(o.Getenv("HOME"), o.Getenv("USERPROFILE")); file == "" && home != "" {
 		file = filepath.Join(home, ".aws", "credentials")
 	}
-	shared := s3.SharedFile(file, first(c.Profile, o.Getenv("AWS_PROFILE")))
+	shared := s3.SharedFile(file, cmp.Or(c.Profile, o.Getenv("AWS_PROFILE")))
 	so.Credentials = []s3.Provider{s3.Environment(o.Getenv), shared, s3.Instance(o.Getenv, "")}
 	if c.Profile != "" { // whoever names a profile means it
 		so.Credentials = []s3.Provider{shared}
@@ -129,7 +120,7 @@ func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error
 	}
 	known := recall(o, l)
 	if !o.Create && known != nil { // who makes a repository looks for himself
-		so.Abilities, so.Region = &known.S3, first(so.Region, known.Region)
+		so.Abilities, so.Region = &known.S3, cmp.Or(so.Region, known.Region)
 	}
 	st, err := s3.Open(ctx, so)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // bad is a storage that lacks something.
 type bad struct {
 	backends.Storage
-	replaces, loses, hides, keeps, garbles bool
+	replaces, loses, hides, keeps, garbles, breaks bool
 }
 
 func (b bad) Put(ctx context.Context, name string, data []byte, o backends.PutOptions) error {
@@ -54,6 +54,9 @@ func (b bad) Delete(ctx context.Context, name string) error {
 	if b.keeps {
 		return fmt.Errorf("append-only: %w", fs.ErrPermission)
 	}
+	if b.breaks {
+		return errors.New("connection reset")
+	}
 	return b.Storage.Delete(ctx, name)
 }
 
@@ -65,13 +68,15 @@ func testTest(t *testing.T) {
 		bad
 		lacks string // needed and not there
 		left  int
+		say   string // of deleting
 	}{
-		"good":       {bad{}, "", 0},
-		"replaces":   {bad{replaces: true}, "exclusive create, exclusive create, many at once", 0},
-		"loses":      {bad{loses: true}, "read, describe, list, exclusive create, exclusive create, many at once", 0},
-		"hides":      {bad{hides: true}, "list", 0},
-		"garbles":    {bad{garbles: true}, "read, exclusive create", 0},
-		"appendonly": {bad{keeps: true}, "", 3},
+		"good":       {bad{}, "", 0, ""},
+		"replaces":   {bad{replaces: true}, "exclusive create, exclusive create, many at once", 0, ""},
+		"loses":      {bad{loses: true}, "read, describe, list, exclusive create, exclusive create, many at once", 0, ""},
+		"hides":      {bad{hides: true}, "list", 0, ""},
+		"garbles":    {bad{garbles: true}, "read, exclusive create", 0, ""},
+		"appendonly": {bad{keeps: true}, "", 3, "refused: an append-only place"},
+		"breaks":     {bad{breaks: true}, "", 3, "connection reset"}, // says nothing of what the place allows
 	} {
 		c.Storage = mem.New(time.Now)
 		list, err := Test(t.Context(), c.bad, time.Now)
@@ -82,6 +87,9 @@ func testTest(t *testing.T) {
 		for _, f := range list {
 			if f.Needed && !f.OK {
 				lacks = append(lacks, f.What)
+			}
+			if f.What == "delete" && (f.OK != (c.say == "") || !strings.HasPrefix(f.Detail, c.say)) {
+				t.Errorf("%s: deleting: %+v, want %q", name, f, c.say)
 			}
 		}
 		if got := strings.Join(lacks, ", "); got != c.lacks {

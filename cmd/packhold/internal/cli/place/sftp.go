@@ -1,6 +1,7 @@
 package place
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -25,7 +26,7 @@ func openSFTP(ctx context.Context, c config.Storage, o Options) (*sftp.Store, er
 	}
 	so.Host, so.Port, so.User, so.KeyFiles, so.KnownHosts = c.Host, c.Port, c.User, c.Identity, c.KnownHosts
 	so.AgentSocket = o.Getenv("SSH_AUTH_SOCK")
-	home := first(o.Getenv("HOME"), o.Getenv("USERPROFILE"))
+	home := cmp.Or(o.Getenv("HOME"), o.Getenv("USERPROFILE"))
 	dir := filepath.Join(home, ".ssh")
 	so, err := withSSHConfig(so, home, filepath.Join(dir, "config"), "/etc/ssh/ssh_config")
 	if err != nil {

@@ -72,26 +72,36 @@ func Test(ctx context.Context, s backends.Storage, now func() time.Time) (list [
 	kept, err := keep(ctx, s, base+"kept", now, ahead)
 	add("write-once", false, err, kept)
 
-	var left []string
-	for _, n := range []string{name, base + "race"} {
-		if err := s.Delete(ctx, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			left = append(left, n)
+	add("delete", false, remove(ctx, s, name, base+"race"), "")
+	return list, ctx.Err()
+}
+
+// remove deletes files, which need not be there. Only a refusal says that the place is meant to keep them.
+func remove(ctx context.Context, s backends.Storage, names ...string) error {
+	var refused []string
+	var failed error
+	for _, n := range names {
+		switch err := s.Delete(ctx, n); {
+		case errors.Is(err, fs.ErrPermission):
+			refused = append(refused, n)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			failed = errors.Join(failed, err)
 		}
 	}
 	switch {
-	case len(left) > 0:
-		add("delete", false, nil, "refused: an append-only place. "+strings.Join(left, ", ")+" stay")
-		list[len(list)-1].OK = false
-	default:
-		_, err := s.Stat(ctx, name)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		} else if err == nil {
-			err = errors.New("a deleted file is still there")
-		}
-		add("delete", false, err, "")
+	case failed != nil:
+		return failed
+	case len(refused) > 0:
+		return fmt.Errorf("refused: an append-only place. %s stay", strings.Join(refused, ", "))
 	}
-	return list, ctx.Err()
+	for _, n := range names {
+		if _, err := s.Stat(ctx, n); err == nil {
+			return errors.New("a deleted file is still there")
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func skewText(d time.Duration) string {
