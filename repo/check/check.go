@@ -70,6 +70,7 @@ type Options struct {
 type Report struct {
 	Snapshots, Trees, Files, Blobs, Packs, Segments uint64
 	Read                                            uint64 // packs of which every byte was read
+	Whole                                           bool   // these are all packs that are there
 	Bytes                                           uint64 // of packs read
 	Orphans                                         int    // packs that no index names: of an unfinished session, the next backup adopts them
 	Foreign                                         int    // files that are none of ours
@@ -286,6 +287,7 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 // choose draws the subset: so many packs as the share says, rounded up, so that some are read wherever there are any.
 func (c *checker) choose(jobs []job) []job {
 	if c.o.Subset == 0 || c.o.Subset >= 1 {
+		c.rep.Whole = true
 		return jobs
 	}
 	draw := func(j job) crypt.ID { return crypt.Sum(append([]byte(fmt.Sprint(c.o.Pick, "/")), j.id[:]...)) }

@@ -120,10 +120,7 @@ func (a *app) backup(ctx context.Context, v run.Values, args []string) error {
 		unlogged = r.Note(noted, e)
 		cancel()
 	}
-	if err := a.backupSummary(o, res, took); unlogged == nil {
-		return err
-	}
-	return unlogged
+	return errors.Join(a.backupSummary(o, res, took), unlogged)
 }
 
 // backupOptions puts together what the flags, the job and the configuration file say.

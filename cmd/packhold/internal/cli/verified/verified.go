@@ -42,6 +42,9 @@ func Verdict(rep *check.Report, where string, noted bool) error {
 	switch f.Code {
 	case fail.Repairable:
 		f.Word, f.Effect = "damage.repairable", "Everything can still be restored. "+nothing
+		if rep.Whole {
+			f.Next = "check the disk of the storage; if it fails, copy the repository to another one: a copy is as good"
+		}
 	case fail.Lost:
 		f.Word, f.Effect = "damage.lost", "What the list names"
 		if len(files) > 0 {
@@ -54,6 +57,9 @@ func Verdict(rep *check.Report, where string, noted bool) error {
 			f.Effect += nothing
 		}
 		f.Next = "packhold verify --read-data, which tells backups what to store again"
+		if rep.Whole && rep.Snapshots > 0 { // it was just run
+			f.Next = "put the objects listed back from a copy of the repository; without one, choose other snapshots: packhold list"
+		}
 		if len(rep.Lost)+len(rep.Failed) > 0 {
 			f.Next = "packhold backup stores what is lost again, as far as the files are still there; or put the packs back from a copy of the repository"
 		}

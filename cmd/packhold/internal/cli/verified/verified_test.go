@@ -1,11 +1,15 @@
 package verified
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
+	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/repo"
 	"packhold/repo/check"
+	"packhold/repo/format"
 )
 
 // TestReason has a problem's reason tell where in the object it is, and never the object's name again.
@@ -22,6 +26,33 @@ func TestReason(t *testing.T) {
 	} {
 		if got := Reason(p); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestNext: nobody is told to run what has just been run.
+func TestNext(t *testing.T) {
+	const deeper, mend = "packhold verify --read-data", "copy the repository"
+	damaged := fmt.Errorf("%w: why", repo.ErrDamaged)
+	for _, c := range []struct {
+		name string
+		rep  check.Report
+		want string
+	}{
+		{"structure, mendable", check.Report{Snapshots: 1, Problems: []check.Problem{{Err: damaged, Mendable: true}}}, deeper},
+		{"data, mendable", check.Report{Snapshots: 1, Whole: true, Problems: []check.Problem{{Err: damaged, Mendable: true}}}, mend},
+		{"checksums, mendable", check.Report{Whole: true, Problems: []check.Problem{{Err: damaged, Mendable: true}}}, mend},
+		{"structure, lost", check.Report{Snapshots: 1, Problems: []check.Problem{{Err: damaged}}}, deeper},
+		{"checksums, lost", check.Report{Whole: true, Problems: []check.Problem{{Err: damaged}}}, deeper}, // which alone names files and tells backups
+		{"data, lost", check.Report{Snapshots: 1, Whole: true, Problems: []check.Problem{{Err: damaged}}}, "from a copy of the repository"},
+		{"data, lost packs", check.Report{Snapshots: 1, Whole: true, Problems: []check.Problem{{Err: damaged}}, Lost: []format.PackRef{{}}}, "packhold backup"},
+	} {
+		var f *fail.Error
+		if !errors.As(Verdict(&c.rep, "place", false), &f) {
+			t.Fatal(c.name)
+		}
+		if !strings.Contains(f.Next, c.want) || c.want != deeper && strings.Contains(f.Next, deeper) {
+			t.Errorf("%s: next is %q, want %q", c.name, f.Next, c.want)
 		}
 	}
 }
