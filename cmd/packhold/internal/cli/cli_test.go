@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -343,6 +344,19 @@ func TestLostOutput(t *testing.T) {
 	}
 }
 
+// TestNextExists: what a failure tells the user to run is a command of this version.
+func TestNextExists(t *testing.T) {
+	a, _ := testApp(io.Discard, io.Discard)
+	f := a.framework()
+	for _, r := range rules() {
+		for _, named := range regexp.MustCompile(`packhold ([a-z-]+)`).FindAllStringSubmatch(r.Next+" "+r.Effect, -1) {
+			if f.Command(named[1]) == nil {
+				t.Errorf("%s names packhold %s, which is no command", r.Word, named[1])
+			}
+		}
+	}
+}
+
 func TestFinish(t *testing.T) {
 	full := fmt.Errorf("storing pack: %w", backends.ErrNoSpace)
 	for _, c := range []struct {
@@ -375,7 +389,7 @@ func TestFinish(t *testing.T) {
 			t.Errorf("%v: code %d\n%s", c.err, code, errs.String())
 		}
 		checkFour(t, errs.String(), c.word)
-		if c.code == 15 && (!strings.Contains(errs.String(), "forget") || !strings.Contains(errs.String(), "prune")) {
+		if c.code == 15 && !strings.Contains(errs.String(), "next: make room") {
 			t.Errorf("the way out of a full storage is not named:\n%s", errs.String())
 		}
 	}
