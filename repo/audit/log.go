@@ -47,6 +47,10 @@ type Options struct {
 	// Restart starts a new log where State's was rolled back or is gone. It names the lost head, and Verify goes on reporting it.
 	Restart bool
 
+	// Copied says that logs which stand here may be copies, as at a replica: where State remembers none, a log is begun and none continued. What is appended
+	// to a copy would contradict what its home appends.
+	Copied bool
+
 	Now    func() time.Time // nil: time.Now
 	User   string           // of all entries, as are the next three
 	Origin string           // terminal or address

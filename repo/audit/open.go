@@ -53,6 +53,10 @@ func open(ctx context.Context, r *repo.Repo, o Options) (*Log, error) {
 	case p != nil:
 		return l, l.resume(ctx, p)
 	}
+	if o.Copied {
+		l.at = l.fresh(nil, "")
+		return l, nil
+	}
 	return l, l.find(ctx)
 }
 

@@ -3,13 +3,14 @@ package control
 import (
 	"errors"
 	"fmt"
+	"strings"
+
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/pack"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
 	"packhold/repo/stored"
-	"strings"
 )
 
 // Generation opens the settings of generation g.

@@ -3,11 +3,12 @@ package control
 import (
 	"bytes"
 	"errors"
+	"strconv"
+	"strings"
+
 	"packhold/crypt"
 	"packhold/repo/format"
 	"packhold/repo/stored"
-	"strconv"
-	"strings"
 )
 
 // Check checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,

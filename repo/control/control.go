@@ -4,6 +4,7 @@ package control
 import (
 	"errors"
 	"fmt"
+
 	"packhold/crypt"
 	"packhold/repo/format"
 	"packhold/repo/keyring"
@@ -27,7 +28,8 @@ type Objects struct {
 // ErrForeign says that something is of another repository than the one that is open.
 var ErrForeign = errors.New("another repository than the one this host knows")
 
-// Seal is SealControl for another signer.
+// Seal makes an object: body signed by id and sealed under the write secret of Epoch. Of an object that is named by its hash, name is the part before,
+// and the full name is returned.
 func (o *Objects) Seal(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
 	epoch := o.Epoch
 	w, ok := o.Writes[epoch]
@@ -55,7 +57,7 @@ func (o *Objects) Open(t crypt.Type, name string, object []byte) (*crypt.Signed,
 	return nil, stored.Tampered("reading", name, err)
 }
 
-// unseal is OpenControl without the signature.
+// unseal is Open without the signature.
 func (o *Objects) unseal(t crypt.Type, name string, object []byte) (*crypt.Signed, error) {
 	if err := format.CheckName(t, name, object); err != nil {
 		return nil, err
@@ -75,7 +77,7 @@ func (o *Objects) unseal(t crypt.Type, name string, object []byte) (*crypt.Signe
 	return crypt.ParseSigned(body)
 }
 
-// openBody is OpenControl for the objects whose body is a B.
+// openBody is Open for the objects whose body is a B.
 func openBody[B format.Body](o *Objects, t crypt.Type, name string, object []byte) (v *B, signer crypt.HostID, err error) {
 	s, err := o.Open(t, name, object)
 	if err != nil {

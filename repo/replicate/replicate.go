@@ -6,6 +6,7 @@ package replicate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,7 @@ type run struct {
 
 // Run brings the storage to up to the state of home. It can be interrupted at any moment and run again: what was copied stays. Several may run at once.
 //
-// Errors match ErrLost, repo.ErrForeign where the destination is another repository, ErrRole, or are the storage's.
+// Errors match ErrLost, repo.ErrExists where the destination is another repository, ErrRole, or are the storage's.
 func Run(ctx context.Context, home *repo.Repo, to backends.Storage, o Options) (*Result, error) {
 	r := &run{o: o, home: home, to: to, res: new(Result), room: semaphore.NewWeighted(memory), seen: make(map[string]bool)}
 	if err := r.run(ctx); err != nil {
@@ -159,10 +160,11 @@ func (r *run) checkPlace(ctx context.Context) (empty bool, err error) {
 		b, err := stored.Fetch(ctx, r.to, name)
 		switch {
 		case err == nil && !bytes.Equal(b, want):
-			if _, bad := format.ParseConfig(b); bad != nil {
-				return false, stored.Damaged("reading", name, bad)
+			c, bad := format.ParseConfig(b)
+			if bad == nil && c.ID != r.home.Config().ID {
+				return false, fmt.Errorf("%w: %x, and not a copy of %x", repo.ErrExists, c.ID, r.home.Config().ID)
 			}
-			return false, stored.Tampered("reading", name, repo.ErrForeign)
+			return false, stored.Damaged("reading", name, cmp.Or(bad, errors.New("not the config of the source")))
 		case err == nil:
 			return false, nil
 		case !stored.Missing(err):

@@ -407,7 +407,7 @@ func TestForeign(t *testing.T) {
 		name string
 		to   *mem.Store
 		want error
-	}{{"another", other, repo.ErrForeign}, {"part", part, repo.ErrNoConfig}, {"forked", forked, repo.ErrTampered}} {
+	}{{"another", other, repo.ErrExists}, {"part", part, repo.ErrNoConfig}, {"forked", forked, repo.ErrTampered}} {
 		before := names(t, c.to, "")
 		if _, err := h.run(h.store, c.to, nil); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", c.name, err)

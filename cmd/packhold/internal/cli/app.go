@@ -7,6 +7,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
+	"packhold/cmd/packhold/internal/cli/replicas"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/serving"
 )
@@ -29,6 +30,7 @@ func (a *app) commands() []*cli.Command {
 		a.statsCommand(),
 		a.keyCommand(),
 		a.hostCommand(),
+		replicas.Command(a.Run),
 		serving.Command(a.Run),
 		a.storageCommand(),
 		a.versionCommand(),

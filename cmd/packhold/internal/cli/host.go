@@ -24,6 +24,7 @@ func (a *app) hostCommand() *cli.Command {
 			{Name: "list", Usage: "list the hosts and key holders", Flags: []cli.Flag{run.KeyHintFlag(), run.KeyFileFlag()}, Action: a.Action(a.hostList)},
 			{Name: "enroll", Usage: "make this machine a host: from then on it backs up without the passphrase", Flags: []cli.Flag{
 				&cli.StringFlag{Name: "name", Usage: "`NAME` of the host (default: the machine's)"},
+				&cli.BoolFlag{Name: "replicator", Usage: "not to back up, but to copy the repository: packhold replicate"},
 				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
 				run.KeyHintFlag(), run.KeyFileFlag(),
 			}, Action: a.Action(a.hostEnroll)},
@@ -132,23 +133,32 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	defer r.Close()
-	if r.Credential != nil && !v.Bool("replace") {
-		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + r.Credential.Identity.Host.String(),
+	file, roles, there := run.CredentialFile, crypt.RoleWriter, r.Credential
+	if v.Bool("replicator") {
+		file, roles = run.ReplicatorFile, crypt.RolePrune // who may speak for the packs of all hosts
+		if there, err = r.ReadCredential(file); err != nil {
+			return err
+		}
+	}
+	if there != nil && !v.Bool("replace") {
+		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + there.Identity.Host.String(),
 			Effect: "Nothing was changed.", Next: "use it as it is; --replace makes a new host of it"}
 	}
 	name := v.String("name")
 	if name == "" {
 		name = run.HostName()
 	}
-	c, err := admin.EnrollHost(ctx, r.Repo, name, crypt.RoleWriter)
+	c, err := admin.EnrollHost(ctx, r.Repo, name, roles)
 	if err != nil {
 		return err
 	}
-	path, err := r.WriteCredential(c)
+	path, err := r.WriteCredential(c, file)
 	if err != nil {
 		return err
 	}
-	r.AdoptCredential(c)
+	if file == run.CredentialFile {
+		r.AdoptCredential(c)
+	}
 	if err := r.Record(ctx, audit.Event{Op: "host enroll", Outcome: audit.Success, Object: c.Identity.Host.String()}); err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 	}
 	r := a.Folders(c.Repo)
 	r.Store = st
-	path, err := r.WriteCredential(c)
+	path, err := r.WriteCredential(c, run.CredentialFile)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (a *app) listCommand() *cli.Command {
 			&cli.StringFlag{Name: "job", Usage: "only those of the job `NAME`"},
 			&cli.IntFlag{Name: "last", Usage: "only the last `N`"},
 			&cli.BoolFlag{Name: "unlock", Usage: "take the passphrase, to show what other hosts backed up too"},
-			run.KeyHintFlag(), run.KeyFileFlag(),
+			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
 		},
 		Action: a.Action(a.list),
 	}
@@ -53,6 +53,7 @@ func (a *app) list(ctx context.Context, v run.Values, _ []string) error {
 	if t := v.String("type"); t != "" && !slices.Contains([]string{"full", "incremental", "differential"}, t) {
 		return fail.Usagef("type", "packhold help list", "%s is none of full, incremental, differential", term.Name(t))
 	}
+	a.UseReplica(v)
 	r, err := a.OpenRepository(ctx, v, need)
 	if err != nil {
 		return err

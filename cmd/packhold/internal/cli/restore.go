@@ -43,7 +43,7 @@ func (a *app) restoreCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "map-group", Usage: "`OLD:NEW`, as --map-user; may be repeated"},
 			&cli.BoolFlag{Name: "verify", Usage: "read everything that was restored again and compare"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and change nothing"},
-			run.KeyHintFlag(), run.KeyFileFlag(),
+			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
 		},
 		Action: a.Action(a.restore),
 	}
@@ -54,6 +54,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 	if err != nil {
 		return err
 	}
+	a.UseReplica(v)
 	r, err := a.OpenRepository(ctx, v, run.ReaderKey)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"packhold/repo/audit"
 	"packhold/repo/backup"
 	"packhold/repo/keyring"
+	"packhold/repo/replicate"
 	"packhold/repo/restore"
 )
 
@@ -47,6 +48,9 @@ func rules() []fail.Rule {
 		{Is: keyring.ErrNoKey, Code: fail.Passphrase, Word: "key.none", Effect: nothing, Next: "restore with an exported key: --key-file FILE"},
 		{Is: repo.ErrNeedRead, Code: fail.Passphrase, Word: "key.read", Effect: nothing, Next: sources},
 		{Is: repo.ErrNeedAdmin, Code: fail.Passphrase, Word: "key.admin", Effect: nothing, Next: "run it with an administrator's passphrase"},
+		{Is: replicate.ErrLost, Code: fail.Lost, Word: "replicate.lost", Effect: "No snapshot was added to the copy; what was copied stays.",
+			Next: "packhold verify --read-data at the source, which notes what is lost, then back up and replicate again"},
+		{Is: replicate.ErrRole, Code: fail.Passphrase, Word: "replicate.credential", Effect: nothing, Next: "packhold host enroll --replicator, with an administrator's passphrase"},
 		{Is: repo.ErrNeedHost, Code: fail.Passphrase, Word: "host.none", Effect: nothing, Next: "packhold host enroll, with an administrator's passphrase"},
 		{Is: repo.ErrFenced, Code: fail.Busy, Word: "session.fenced", Effect: "There is no snapshot of this run. Nothing committed is lost.", Next: "run the backup again"},
 		{Is: repo.ErrLastKey, Code: fail.Usage, Word: "key.last", Effect: nothing, Next: "add another one first: packhold key add"},

@@ -25,7 +25,7 @@ func (a *app) verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "checksums", Usage: "check every byte of every pack against its name; needs no key"},
 			&cli.BoolFlag{Name: "read-data", Usage: "open and hash every blob"},
 			&cli.StringFlag{Name: "subset", Usage: "read only `PERCENT` of the packs, drawn anew each time; with --checksums or --read-data"},
-			run.KeyHintFlag(), run.KeyFileFlag(),
+			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
 		},
 		Action: a.Action(a.verify),
 	}
@@ -38,6 +38,7 @@ func (p checkProgress) Total(bytes int64) { p.c.Total(0, bytes) }
 func (p checkProgress) Done(bytes int64)  { p.c.Done(0, bytes) }
 
 func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
+	a.UseReplica(v)
 	c := new(progress.Counter)
 	o := check.Options{ReadData: v.Bool("read-data"), Progress: checkProgress{c}, Pick: maphash.String(maphash.MakeSeed(), "")}
 	if s := v.String("subset"); s != "" {

@@ -2,9 +2,10 @@ package run
 
 import (
 	"crypto/fips140"
-	"packhold/crypt"
 	"runtime"
 	"runtime/debug"
+
+	"packhold/crypt"
 )
 
 // Build is what the program knows of its own making.

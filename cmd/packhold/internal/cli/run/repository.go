@@ -22,15 +22,17 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/audit"
+	"packhold/repo/stored"
 )
 
 // KeyNeed is what a command has to be able to do.
 type KeyNeed int
 
 const (
-	WriterKey KeyNeed = iota // this host's credential is enough; without one, the passphrase
-	ReaderKey                // the passphrase
-	AnyKey                   // the passphrase if there is one, otherwise the credential
+	WriterKey     KeyNeed = iota // this host's credential is enough; without one, the passphrase
+	ReaderKey                    // the passphrase
+	AnyKey                       // the passphrase if there is one, otherwise the credential
+	ReplicatorKey                // this machine's credential of a replicator
 )
 
 // Repository is an open repository and what this machine keeps beside it.
@@ -44,6 +46,14 @@ type Repository struct {
 	ConfigDir  string
 	log        *audit.Log        // nil until journal
 	Passphrase secret.Passphrase // empty unless it was asked for; zeroed by close
+	replicator bool              // its logs are copies
+}
+
+// At is the same run over another place, written as --repo is.
+func (a *Run) At(place string) *Run {
+	b := *a
+	b.Flags.Repository, b.Found = place, nil
+	return &b
 }
 
 // Storage opens the place of the repository. With create it is made; with stale what killed runs left half written is removed.
@@ -78,7 +88,7 @@ func (a *Run) OpenRepository(ctx context.Context, v Values, need KeyNeed) (*Repo
 	if err != nil {
 		return nil, err
 	}
-	r, err := a.openIn(ctx, v, st, need)
+	r, err := a.OpenIn(ctx, v, st, need)
 	if err != nil {
 		st.Close()
 		return nil, err
@@ -86,18 +96,27 @@ func (a *Run) OpenRepository(ctx context.Context, v Values, need KeyNeed) (*Repo
 	return r, nil
 }
 
-func (a *Run) openIn(ctx context.Context, v Values, st *place.Place, need KeyNeed) (_ *Repository, err error) {
+// OpenIn opens the repository that is kept in st, which stays the caller's where it fails.
+func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNeed) (_ *Repository, err error) {
 	cfg, err := repo.ReadConfig(ctx, st)
 	if err != nil {
 		return nil, err
 	}
 	r := a.Folders(cfg.ID)
-	r.Store = st
-	if r.Credential, err = readCredential(filepath.Join(r.ConfigDir, CredentialFile)); err != nil {
+	r.Store, r.replicator = st, need == ReplicatorKey
+	file := CredentialFile
+	if r.replicator { // it knows two places of one repository
+		file, r.CacheDir = ReplicatorFile, filepath.Join(r.CacheDir, "replicate-"+r.placeTag())
+	}
+	if r.Credential, err = r.ReadCredential(file); err != nil {
 		return nil, err
 	}
+	if r.replicator && r.Credential == nil {
+		return nil, &fail.Error{Code: fail.Passphrase, Word: "replicate.credential", Problem: "this machine has no credential of a replicator", Where: term.Name(filepath.Join(r.ConfigDir, file)),
+			Effect: "Nothing was changed.", Next: "packhold host enroll --replicator, with an administrator's passphrase; the file it makes can be carried to another machine"}
+	}
 	access := repo.Access{Credential: r.Credential, Hint: v.String("key-hint")}
-	if need != WriterKey || r.Credential == nil {
+	if !r.replicator && (need != WriterKey || r.Credential == nil) {
 		p, err := a.Passphrase(ctx)
 		switch {
 		case err == nil:
@@ -195,6 +214,14 @@ func (r *Repository) Close() {
 // CredentialFile holds the writer credential, in the repository's configuration folder.
 const CredentialFile = "writer.json"
 
+// ReplicatorFile holds the credential that replicate takes, beside it.
+const ReplicatorFile = "replicator.json"
+
+// ReadCredential reads a credential for this repository, nil if there is none.
+func (r *Repository) ReadCredential(file string) (*crypt.Credential, error) {
+	return readCredential(filepath.Join(r.ConfigDir, file))
+}
+
 // readCredential reads a credential, nil if there is none.
 func readCredential(path string) (*crypt.Credential, error) {
 	b, err := os.ReadFile(path)
@@ -213,12 +240,12 @@ func readCredential(path string) (*crypt.Credential, error) {
 }
 
 // WriteCredential stores a credential for its owner's eyes only, durably: without it unattended backups stop.
-func (r *Repository) WriteCredential(c *crypt.Credential) (string, error) {
+func (r *Repository) WriteCredential(c *crypt.Credential, file string) (string, error) {
 	b, err := c.MarshalJSON()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(r.ConfigDir, CredentialFile)
+	path := filepath.Join(r.ConfigDir, file)
 	return path, WriteFile(path, append(b, '\n'))
 }
 
@@ -246,18 +273,62 @@ func WriteFile(path string, data []byte) error {
 
 // Journal opens this host's audit log. A holder of a passphrase on a machine that is no host signs with the key slot's identity.
 func (r *Repository) Journal(ctx context.Context) (*audit.Log, error) {
-	if r.log == nil {
-		if r.Keys().Identity == nil {
-			return nil, repo.ErrNeedHost
-		}
-		state := "audit-" + r.Keys().Identity.Host.String() + ".json" // a log is its host's
-		l, err := audit.Open(ctx, r.Repo, audit.Options{State: filepath.Join(r.StateDir, state), Now: r.a.Env.Now, User: UserName(), Tool: Program()})
-		if err != nil {
-			return nil, err
-		}
-		r.log = l
+	if r.log != nil {
+		return r.log, nil
+	}
+	if r.Keys().Identity == nil {
+		return nil, repo.ErrNeedHost
+	}
+	o := audit.Options{Now: r.a.Env.Now, User: UserName(), Tool: Program(), Copied: r.replicator}
+	var err error
+	if o.State, err = r.auditState(ctx, &o); err != nil {
+		return nil, err
+	}
+	if r.log, err = audit.Open(ctx, r.Repo, o); err != nil {
+		return nil, err
 	}
 	return r.log, nil
+}
+
+// auditState names the file that remembers the head of this host's log in this place: a replica that lags behind is no rollback. A repository that
+// was moved is remembered all the same, by what was known of it elsewhere.
+func (r *Repository) auditState(ctx context.Context, o *audit.Options) (string, error) {
+	prefix := "audit-" + r.Keys().Identity.Host.String() // a log is its host's
+	path := filepath.Join(r.StateDir, prefix+"-"+r.placeTag()+".json")
+	if _, err := os.Stat(path); err == nil || o.Copied {
+		return path, nil
+	}
+	copies, _, err := stored.List(ctx, r.Store, "copied/")
+	if err != nil {
+		return "", err
+	}
+	if o.Copied = len(copies) > 0; o.Copied {
+		return path, nil
+	}
+	var newest fs.FileInfo
+	known, err := os.ReadDir(r.StateDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	for _, e := range known {
+		if i, err := e.Info(); err == nil && strings.HasPrefix(i.Name(), prefix+"-") && (newest == nil || i.ModTime().After(newest.ModTime())) {
+			newest = i
+		}
+	}
+	if newest == nil {
+		return path, nil
+	}
+	b, err := os.ReadFile(filepath.Join(r.StateDir, newest.Name()))
+	if err != nil {
+		return "", err
+	}
+	return path, WriteFile(path, b)
+}
+
+// placeTag tells the place of the repository from others of the same repository.
+func (r *Repository) placeTag() string {
+	sum := crypt.Sum([]byte(r.a.Where))
+	return hex.EncodeToString(sum[:4])
 }
 
 // Record appends an entry about what the command did. It comes before anything that changes or reads what is protected is reported as done.
@@ -299,3 +370,6 @@ func HostName() string {
 
 // Program is the name and version that records carry.
 func Program() string { return "packhold " + ReadBuild().Version }
+
+// Where is the place of the repository, as it may be shown.
+func (r *Repository) Where() string { return r.a.Where }

@@ -114,6 +114,18 @@ func (a *Run) NewPassphrase(ctx context.Context, name string) (secret.Passphrase
 	return a.finder(name).FindNew(ctx, "passphrase", func(text string) { a.Out.Screen.Print(text) })
 }
 
+// FromFlag is for commands that can work on a replica in place of the repository; they call UseReplica first.
+func FromFlag() cli.Flag {
+	return &cli.StringFlag{Name: "from", Usage: "use the replica at `PLACE`, written like --repo", TakesFile: true}
+}
+
+// UseReplica makes the place that --from names the repository of this run.
+func (a *Run) UseReplica(v Values) {
+	if from := v.String("from"); from != "" {
+		a.Flags.Repository = from
+	}
+}
+
 // KeyHintFlag is for commands that open a key slot.
 func KeyHintFlag() cli.Flag {
 	return &cli.StringFlag{Name: "key-hint", Usage: "try only the key slot whose `ID` begins so"}
