@@ -526,7 +526,7 @@ func TestOwnersByName(t *testing.T) {
 		return "mount --make-rprivate /\nmount --bind " + m.path(system+".passwd") + " /etc/passwd\nmount --bind " + m.path(system+".group") + " /etc/group"
 	}
 	if out, err := h.inNamespace(at("here"), "version").CombinedOutput(); err != nil {
-		t.Skipf("cannot have mounts of its own: %v\n%s", err, out)
+		lacks(t, "a process cannot have mounts of its own: %v\n%s", err, out)
 	}
 	if r := finish(t, h.inNamespace(at("here"), "backup", "--quiet", "--source", src)); r.code != 0 {
 		t.Fatal(r.stderr)
@@ -568,7 +568,7 @@ func TestMounts(t *testing.T) {
 	m.folder("other")
 	mount := func(from, to, kind string, flags uintptr) {
 		if err := unix.Mount(from, m.path(to), kind, flags, ""); err != nil {
-			t.Skip("cannot mount: ", err)
+			lacks(t, "cannot mount: %v", err)
 		}
 		t.Cleanup(func() {
 			if err := unix.Unmount(m.path(to), unix.MNT_DETACH); err != nil {
@@ -616,7 +616,7 @@ func TestReadSpecial(t *testing.T) {
 	disk := hashed(t, image)
 	loop, err := tool("losetup", "--find", "--show", image)
 	if err != nil {
-		t.Skip("cannot make a loop device: ", err)
+		lacks(t, "cannot make a loop device: %v", err)
 	}
 	t.Cleanup(func() { runTool(t, "losetup", "--detach", loop) })
 	var dev unix.Stat_t
@@ -719,7 +719,7 @@ func TestSynthetic(t *testing.T) {
 	for _, kind := range []string{"proc", "sysfs"} {
 		at := m.folder(kind)
 		if err := unix.Mount("none", at, kind, unix.MS_RDONLY, ""); err != nil {
-			t.Skip("cannot mount: ", err)
+			lacksMount(t, kind, err)
 		}
 		t.Cleanup(func() {
 			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {

@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +28,7 @@ func TestCaseFolding(t *testing.T) {
 	}
 	runTool(t, "mkntfs", "-q", "-F", "-Q", image)
 	if out, err := tool("lowntfs-3g", "-o", "ignore_case", image, folding); err != nil {
-		t.Skipf("cannot mount through FUSE: %v %s", err, out)
+		lacksMount(t, "fuse", fmt.Errorf("%w %s", err, out))
 	}
 	t.Cleanup(func() { runTool(t, "umount", folding) })
 

@@ -132,7 +132,7 @@ func diskFolder(t *testing.T) string {
 		})
 		return dir
 	}
-	t.Skip("the temporary folder, /var/tmp and the working folder are all in memory")
+	lacks(t, "the temporary folder, /var/tmp and the working folder are all in memory")
 	return ""
 }
 
@@ -149,8 +149,8 @@ func newMemoryGroup(t *testing.T) *cgroup.Group {
 		})
 		return g
 	}
-	if !errors.Is(err, cgroup.ErrNone) && os.Getenv("CI") != "" {
-		t.Fatal("no memory cgroup, although there is a controller: ", err)
+	if !errors.Is(err, cgroup.ErrNone) {
+		lacks(t, "no memory cgroup, although there is a controller: %v", err)
 	}
 	t.Skip("no memory cgroup: ", err)
 	return nil

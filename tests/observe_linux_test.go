@@ -211,7 +211,7 @@ func mountImage(t *testing.T, kind string, size int64, mkfs ...string) string {
 	runTool(t, append(mkfs, image)...)
 	dir := t.TempDir()
 	if out, err := tool("mount", "-o", "loop", image, dir); err != nil {
-		t.Skipf("cannot mount %s from a loop device: %v %s", kind, err, out)
+		lacksMount(t, kind, fmt.Errorf("%w %s", err, out))
 	}
 	t.Cleanup(func() { runTool(t, "umount", dir) })
 	return dir
@@ -223,7 +223,7 @@ func mountTmpfs(t *testing.T) string {
 	needRoot(t)
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", unix.MS_NOATIME, "size=256m"); err != nil {
-		t.Skip("cannot mount a tmpfs: ", err)
+		lacksMount(t, "tmpfs", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {

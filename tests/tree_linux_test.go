@@ -3,11 +3,9 @@ package tests
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,12 +43,4 @@ func describeSystem(path string, info fs.FileInfo) (about, group string, err err
 		about += fmt.Sprintf(" %s=%x", name, buf[:n])
 	}
 	return about, group, nil
-}
-
-// needRoot skips a test that only root can run.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
 }

@@ -19,13 +19,9 @@ import (
 	"packhold/backends/backendtest"
 )
 
-// mountImage mounts a new file system of a kind, from a file. Where CI is set nothing may be missing.
+// mountImage mounts a new file system of a kind, from a file.
 func mountImage(t *testing.T, kind string, size int64, mkfs ...string) string {
 	t.Helper()
-	lack := t.Skipf
-	if os.Getenv("CI") != "" {
-		lack = t.Fatalf
-	}
 	image, dir := filepath.Join(t.TempDir(), kind), t.TempDir()
 	f, err := os.Create(image)
 	if err == nil {
@@ -36,7 +32,7 @@ func mountImage(t *testing.T, kind string, size int64, mkfs ...string) string {
 	}
 	for _, command := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			lack("cannot mount %s from a file: %v %s", kind, err, out)
+			backendtest.LacksMount(t, kind, fmt.Errorf("%w %s", err, out))
 		}
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
@@ -52,7 +48,7 @@ func fileSystems(t *testing.T, run func(t *testing.T, dir string, guard backends
 	}
 	t.Run("tmpfs", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "disk")
-		mountTmpfs(t, dir, "size=64m")
+		backendtest.Mount(t, "tmpfs", dir, "size=64m")
 		if err := unix.Setxattr(dir, keepAttribute, []byte("x"), 0); err != nil {
 			t.Skip("no extended attributes here:", err)
 		}
@@ -137,7 +133,7 @@ func TestKept(t *testing.T) {
 // TestKeptByUser: who is not root keeps files by date and mode, and leaves alone what root made immutable.
 func TestKeptByUser(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root to be another user")
+		backendtest.Lacks(t, "only root becomes another user")
 	}
 	fileSystems(t, func(t *testing.T, dir string, guard backends.Guard) {
 		if err := os.Chmod(dir, 0o777); err != nil {
@@ -304,10 +300,7 @@ func TestKeepFails(t *testing.T) {
 // TestKeptNowhere: a file system without extended attributes cannot keep files, and says so before anything is stored.
 func TestKeptNowhere(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "ramfs", 0, ""); err != nil {
-		t.Skip("cannot mount a ramfs:", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	backendtest.Mount(t, "ramfs", dir, "")
 	s := openTest(t, dir, Options{})
 	for _, o := range []backends.PutOptions{{RetainUntil: time.Now().Add(time.Hour)}, {RetainUntil: time.Now().Add(time.Hour), Extend: true}} {
 		if err := s.Put(t.Context(), "a", nil, o); !errors.Is(err, backends.ErrUnsupported) {

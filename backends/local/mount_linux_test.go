@@ -11,25 +11,15 @@ import (
 	"testing"
 
 	"packhold/backends"
+	"packhold/backends/backendtest"
 )
-
-func mountTmpfs(t *testing.T, dir, options string) {
-	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Skip("cannot mount a tmpfs:", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-}
 
 // TestFull fills real file systems, one by bytes and one by files.
 func TestFull(t *testing.T) {
 	for _, options := range []string{"size=1m", "nr_inodes=40"} {
 		t.Run(options, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "disk")
-			mountTmpfs(t, dir, options)
+			backendtest.Mount(t, "tmpfs", dir, options)
 			s := openTest(t, dir, Options{})
 			data := make([]byte, 50_000)
 			var stored []string
@@ -74,7 +64,7 @@ func TestFull(t *testing.T) {
 // TestUnmounted: the empty mount point that is left when a disk is taken away gets nothing.
 func TestUnmounted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
-	mountTmpfs(t, dir, "size=1m")
+	backendtest.Mount(t, "tmpfs", dir, "size=1m")
 	s := openTest(t, dir, Options{})
 	put(t, s, "packs/ab/cd", "x")
 	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
@@ -97,7 +87,7 @@ func TestUnmounted(t *testing.T) {
 // TestMountedBelow: a directory on another file system is listed, not skipped.
 func TestMountedBelow(t *testing.T) {
 	dir := t.TempDir()
-	mountTmpfs(t, filepath.Join(dir, "packs"), "size=1m")
+	backendtest.Mount(t, "tmpfs", filepath.Join(dir, "packs"), "size=1m")
 	s := openTest(t, dir, Options{NoSync: true})
 	if err := os.WriteFile(filepath.Join(dir, "packs", "a"), nil, 0o400); err != nil {
 		t.Fatal(err)
@@ -116,10 +106,10 @@ func TestMountedBelow(t *testing.T) {
 // TestReadOnly: a file system mounted read-only can be read, and says what is wrong when written.
 func TestReadOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
-	mountTmpfs(t, dir, "size=1m")
+	backendtest.Mount(t, "tmpfs", dir, "size=1m")
 	put(t, openTest(t, dir, Options{}), "packs/ab/cd", "x")
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Skip("cannot remount:", err)
+		backendtest.Lacks(t, "cannot remount: %v", err)
 	}
 	s := openTest(t, dir, Options{})
 	if err := s.Put(t.Context(), "packs/ab/ef", nil, backends.PutOptions{}); !errors.Is(err, fs.ErrPermission) {

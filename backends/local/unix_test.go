@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"packhold/backends"
+	"packhold/backends/backendtest"
 )
 
 // TestSpecialFiles: a named pipe neither blocks a reader nor is left out silently.
@@ -54,11 +55,11 @@ func asNobody(t *testing.T, dirs []string, f func()) {
 	const nobody = 65534
 	for _, d := range dirs {
 		if err := os.Chown(d, nobody, nobody); err != nil {
-			t.Skip("cannot give files away:", err)
+			backendtest.Lacks(t, "cannot give files away: %v", err)
 		}
 	}
 	if err := syscall.Seteuid(nobody); err != nil {
-		t.Skip("cannot become another user:", err)
+		backendtest.Lacks(t, "cannot become another user: %v", err)
 	}
 	defer func() {
 		if err := syscall.Seteuid(0); err != nil {

@@ -3,25 +3,14 @@ package sftp
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
 
 	"packhold/backends"
+	"packhold/backends/backendtest"
 )
-
-func mountTmpfs(t *testing.T, dir, options string) {
-	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Skip("cannot mount a tmpfs:", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-}
 
 // TestFull fills real file systems, one by bytes and one by files. OpenSSH calls that a failure, Go's server says why.
 func TestFull(t *testing.T) {
@@ -31,7 +20,7 @@ func TestFull(t *testing.T) {
 		for _, options := range []string{"size=4m", "nr_inodes=40"} {
 			t.Run(name+" "+options, func(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), "disk")
-				mountTmpfs(t, dir, options)
+				backendtest.Mount(t, "tmpfs", dir, options)
 				s := openTest(t, Options{Command: argv, Path: dir})
 				data := make([]byte, 200_000)
 				var stored []string
@@ -72,11 +61,11 @@ func TestFull(t *testing.T) {
 // TestReadOnly: OpenSSH calls a read-only file system a failure.
 func TestReadOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
-	mountTmpfs(t, dir, "size=4m")
+	backendtest.Mount(t, "tmpfs", dir, "size=4m")
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir})
 	put(t, s, "d/a", "x")
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Skip("cannot remount:", err)
+		backendtest.Lacks(t, "cannot remount: %v", err)
 	}
 	if err := s.Put(t.Context(), "d/b", nil, backends.PutOptions{IfAbsent: true}); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Put: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"packhold/backends/backendtest"
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/backup"
@@ -23,7 +24,7 @@ func TestNodes(t *testing.T) {
 		t.Run(base, func(t *testing.T) {
 			src, err := os.MkdirTemp(base, "packhold-test")
 			if err != nil {
-				t.Skip(err)
+				backendtest.Lacks(t, "%v", err)
 			}
 			defer os.RemoveAll(src)
 			testNodes(t, src)
@@ -155,7 +156,7 @@ func TestOneFileSystem(t *testing.T) {
 	a, err := os.Stat("/dev")
 	b, err2 := os.Stat("/dev/shm")
 	if err != nil || err2 != nil || a.Sys().(*syscall.Stat_t).Dev == b.Sys().(*syscall.Stat_t).Dev {
-		t.Skip("/dev/shm is no file system of its own")
+		backendtest.Lacks(t, "/dev/shm is no file system of its own")
 	}
 	x, err := backup.NewExcludes([]string{"/dev/*", "!/dev/shm", "!/dev/null"})
 	if err != nil {

@@ -24,13 +24,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"packhold/backends/backendtest"
 	"packhold/repo/snapshot"
 )
 
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: devices, owners, trusted attributes")
+		backendtest.Lacks(t, "this is not run by root: devices, owners, trusted attributes")
 	}
 }
 
@@ -46,7 +47,7 @@ func onTmpfs(t *testing.T) string {
 	t.Helper()
 	var s unix.Statfs_t
 	if unix.Statfs("/dev/shm", &s) != nil || s.Type != unix.TMPFS_MAGIC {
-		t.Skip("/dev/shm is not a tmpfs")
+		backendtest.Lacks(t, "/dev/shm is not a tmpfs")
 	}
 	dir, err := os.MkdirTemp("/dev/shm", "localfs")
 	check(t, err)
@@ -997,7 +998,7 @@ func TestXAttrLimits(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(dir, "f"), nil, 0o600))
 	big := bytes.Repeat([]byte("0123456789abcdef"), 4096) // 64 KiB, XATTR_SIZE_MAX
 	if err := unix.Setxattr(filepath.Join(dir, "f"), "user.big", big, 0); err != nil {
-		t.Skipf("tmpfs without 64 KiB attributes: %v", err)
+		t.Skipf("this kernel has a tmpfs without 64 KiB attributes: %v", err)
 	}
 	src, dst := openBoth(t, dir)
 	var n snapshot.Node
@@ -1170,7 +1171,7 @@ func TestApplyOptions(t *testing.T) {
 	// The name is another number where the snapshot comes from.
 	u, err := user.LookupId("0")
 	if err != nil {
-		t.Skipf("the system knows no name for root: %v", err)
+		backendtest.Lacks(t, "the system knows no name for root: %v", err)
 	}
 	n := snapshot.Node{Type: snapshot.File, Mode: 0o6755, UID: 1234, GID: 1235, User: u.Username, Group: "no such group, surely",
 		XAttrs: []snapshot.XAttr{{Name: "security.capability", Value: capNetRaw}, {Name: "user.u", Value: []byte("u")}}}

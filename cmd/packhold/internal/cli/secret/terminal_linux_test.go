@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"packhold/backends/backendtest"
 )
 
 // TestMain lets the test binary be a process that asks on its terminal, twice, and is interrupted the second time.
@@ -34,7 +36,7 @@ func openPTY(t *testing.T) (control, terminal *os.File) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip("there are no pseudo terminals: ", err)
+		backendtest.Lacks(t, "there are no pseudo terminals: %v", err)
 	}
 	t.Cleanup(func() { control.Close() })
 	if err := unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0); err != nil {
