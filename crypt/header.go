@@ -42,11 +42,13 @@ const (
 	TypeSnapshotBody // the part of a snapshot record under the session key
 	TypeSession      // a session record
 	TypeConfig
+	TypeSet     // what a removable medium carries
+	TypeReceipt // what a replica has, for the next set
 )
 
 var typeNames = [...]string{"", "data-pack", "tree-pack", "settings", "roots", "key-slot", "bundle", "host", "grant", "group",
 	"index", "snapshot", "lease", "condemned", "condemned-leases", "condemned-final", "forgotten", "mark", "verified",
-	"audit-tile", "audit-checkpoint", "pack-table", "snapshot-body", "session", "config"}
+	"audit-tile", "audit-checkpoint", "pack-table", "snapshot-body", "session", "config", "set", "receipt"}
 
 // String is the name of t that stands in key derivations and signature inputs: part of format 1.
 func (t Type) String() string {

@@ -59,11 +59,11 @@ func TestHeader(t *testing.T) {
 // TestTypeNames holds the names and numbers of format 1: they stand in every signature.
 func TestTypeNames(t *testing.T) {
 	want := "data-pack tree-pack settings roots key-slot bundle host grant group index snapshot lease condemned condemned-leases " +
-		"condemned-final forgotten mark verified audit-tile audit-checkpoint pack-table snapshot-body session config"
+		"condemned-final forgotten mark verified audit-tile audit-checkpoint pack-table snapshot-body session config set receipt"
 	if got := strings.TrimSpace(strings.Join(typeNames[:], " ")); got != want {
 		t.Errorf("names are %s", got)
 	}
-	if TypeConfig != 24 || int(TypeConfig) != len(typeNames)-1 || TypePackTable != 21 || TypeIndex != 10 {
+	if TypeConfig != 24 || TypeReceipt != 26 || int(TypeReceipt) != len(typeNames)-1 || TypePackTable != 21 || TypeIndex != 10 {
 		t.Error("type numbers have moved")
 	}
 	if Type(0).String() != "type-0" || Type(200).String() != "type-200" {

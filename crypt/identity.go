@@ -211,7 +211,7 @@ func signers(t Type) Role {
 	switch t {
 	case TypeDataPack, TypeTreePack, TypePackTable, TypeSession, TypeIndex, TypeSnapshot, TypeLease:
 		return RoleWriter | RolePrune
-	case TypeCondemned, TypeCondemnedLeases, TypeCondemnedFinal, TypeGroup:
+	case TypeCondemned, TypeCondemnedLeases, TypeCondemnedFinal, TypeGroup, TypeSet, TypeReceipt:
 		return RolePrune
 	case TypeForgotten:
 		return RoleAdmin | RoleWriter // a writer its own only: the caller checks

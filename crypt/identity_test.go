@@ -118,7 +118,7 @@ func TestRoles(t *testing.T) {
 	const w, r, a, p, o = RoleWriter, RoleReader, RoleAdmin, RolePrune, RoleOperator
 	want := map[Type]Role{
 		TypeDataPack: w | p, TypeTreePack: w | p, TypePackTable: w | p, TypeSession: w | p, TypeIndex: w | p, TypeSnapshot: w | p, TypeLease: w | p,
-		TypeCondemned: p, TypeCondemnedLeases: p, TypeCondemnedFinal: p, TypeGroup: p,
+		TypeCondemned: p, TypeCondemnedLeases: p, TypeCondemnedFinal: p, TypeGroup: p, TypeSet: p, TypeReceipt: p,
 		TypeForgotten: a | w, TypeMark: w | a | o, TypeVerified: r,
 		TypeAuditTile: w | r | a | p | o, TypeAuditCheckpoint: w | r | a | p | o,
 		TypeSettings: 0, TypeRoots: 0, TypeKeySlot: 0, TypeBundle: 0, TypeHost: 0, TypeGrant: 0, TypeSnapshotBody: 0, TypeConfig: 0,

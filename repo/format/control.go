@@ -172,7 +172,7 @@ type Succession struct {
 
 // Body is a control object's body.
 type Body interface {
-	Settings | Lease | Condemned | CondemnedLeases | CondemnedFinal | Forgotten | Mark | Verified | Group | Succession
+	Settings | Lease | Condemned | CondemnedLeases | CondemnedFinal | Forgotten | Mark | Verified | Group | Succession | Set | Receipt
 }
 
 // Parse decodes a body, strictly: canon.Marshal(*v) == b, and v can have been made by a writer of format 1.

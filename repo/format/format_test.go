@@ -65,7 +65,10 @@ func examples() map[string]any {
 			Failed: []FailedBlob{{ID: filled[crypt.ID](0x60), Pack: filled[crypt.ID](0x40)}}},
 		"group": &Group{Members: []GroupMember{{Pack: ref(0x41, false, 0), Size: 65536}, {Pack: ref(0x40, false, 0), Size: 40960}}, Parity: 2, Shard: 65536,
 			Digests: [][]byte{h32(0x61), h32(0x62)}},
-		"succession":           &Succession{Old: h32(0x80), New: h32(0x81), Time: 1700000009, Sig: bytes.Repeat([]byte{0x82}, 64)},
+		"succession": &Succession{Old: h32(0x80), New: h32(0x81), Time: 1700000009, Sig: bytes.Repeat([]byte{0x82}, 64)},
+		"set": &Set{ID: id, Time: 1700000010, Packs: []SetPack{{Name: filled[crypt.ID](0x40), Tree: true, Size: 65536, Carried: true},
+			{Name: filled[crypt.ID](0x41), Incarnation: 3, Size: 1 << 25, Class: "7y"}}, Snapshots: []KeptSnapshot{{Session: session, Object: filled[crypt.ID](0x51)}}},
+		"receipt":              &Receipt{ID: id, Time: 1700000011, Packs: []crypt.ID{filled[crypt.ID](0x40)}, Sessions: []crypt.SessionID{session}},
 		"snapshot-sealed-body": &SealedBody{Session: []byte("a session record"), Sealed: []byte("a sealed body")},
 	}
 }
@@ -93,6 +96,10 @@ func parseAs(v any, b []byte) (again []byte, got any, err error) {
 		got, err = asAny(Parse[Group](b))
 	case *Succession:
 		got, err = asAny(Parse[Succession](b))
+	case *Set:
+		got, err = asAny(Parse[Set](b))
+	case *Receipt:
+		got, err = asAny(Parse[Receipt](b))
 	case *SealedBody:
 		s := new(SealedBody)
 		got, err = s, canon.Unmarshal(b, s)

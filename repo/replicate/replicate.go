@@ -51,6 +51,9 @@ type Options struct {
 	// Logs lists the objects of the source's audit logs, in the order in which to store them (audit.Files).
 	Logs func(ctx context.Context, r *repo.Repo) ([]backends.Info, error)
 
+	// Set is what a removable medium carries, which home then is opened on; nil: home is the whole repository.
+	Set *format.Set
+
 	Mirror bool      // forget at the destination what the source forgot
 	DryRun bool      // copy nothing, say what is missing
 	Until  time.Time // begin no other pack after that; zero: no end
@@ -312,7 +315,12 @@ func (r *run) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	v := new(view)
-	if v.live, v.lost, err = r.home.LivePacks(ctx); err != nil {
+	if r.o.Set != nil {
+		v.live = packsOf(r.o.Set)
+		if snaps, err = r.carried(ctx, snaps); err != nil {
+			return nil, err
+		}
+	} else if v.live, v.lost, err = r.home.LivePacks(ctx); err != nil {
 		return nil, err
 	}
 	forgotten, err := r.home.Forgotten(ctx)
@@ -556,6 +564,9 @@ func (r *run) lose(name string) {
 
 // gone decides what it means that a pack is not there: a prune removed it, or the source lost it.
 func (r *run) gone(ctx context.Context, name string, p *index.PackInfo) error {
+	if r.o.Set != nil {
+		return r.notCarried(name, p)
+	}
 	live, _, err := r.home.LivePacks(ctx)
 	if err != nil {
 		return err
@@ -600,13 +611,7 @@ func (r *run) copyRecords(ctx context.Context, snaps []*repo.Snapshot) ([]crypt.
 	g.SetLimit(2 * workers)
 	for i, s := range snaps {
 		g.Go(func() error {
-			object, err := stored.Fetch(ctx, r.home.Storage(), s.Name)
-			if err == nil && s.Copied() {
-				_, object, err = format.SplitCopied(s.Name, object)
-			}
-			if err == nil && crypt.Sum(object) != s.Object {
-				err = stored.Damaged("reading", s.Name, format.ErrName)
-			}
+			object, err := r.record(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -620,6 +625,18 @@ func (r *run) copyRecords(ctx context.Context, snaps []*repo.Snapshot) ([]crypt.
 	err := g.Wait()
 	slices.SortFunc(ids, func(a, b crypt.ID) int { return slices.Compare(a[:], b[:]) })
 	return ids, err
+}
+
+// record fetches the record of a snapshot as the host that made it stored it.
+func (r *run) record(ctx context.Context, s *repo.Snapshot) ([]byte, error) {
+	object, err := stored.Fetch(ctx, r.home.Storage(), s.Name)
+	if err == nil && s.Copied() {
+		_, object, err = format.SplitCopied(s.Name, object)
+	}
+	if err == nil && crypt.Sum(object) != s.Object {
+		err = stored.Damaged("reading", s.Name, format.ErrName)
+	}
+	return object, err
 }
 
 // copyLogs copies what the destination lacks of the audit logs. What a log's owner removed since stays: it was superseded.
@@ -653,6 +670,11 @@ func (r *run) lag(ctx context.Context) error {
 	var err error
 	if v.snapshots, err = r.home.Snapshots(ctx); err != nil {
 		return err
+	}
+	if r.o.Set != nil { // the medium may carry other sets
+		if v.snapshots, err = r.carried(ctx, v.snapshots); err != nil {
+			return err
+		}
 	}
 	return r.lagOf(ctx, v)
 }

@@ -31,6 +31,8 @@ func (a *app) commands() []*cli.Command {
 		a.keyCommand(),
 		a.hostCommand(),
 		replicas.Command(a.Run),
+		replicas.ExportCommand(a.Run),
+		replicas.ImportCommand(a.Run),
 		serving.Command(a.Run),
 		a.storageCommand(),
 		a.versionCommand(),

@@ -50,6 +50,8 @@ func rules() []fail.Rule {
 		{Is: repo.ErrNeedAdmin, Code: fail.Passphrase, Word: "key.admin", Effect: nothing, Next: "run it with an administrator's passphrase"},
 		{Is: replicate.ErrLost, Code: fail.Lost, Word: "replicate.lost", Effect: "No snapshot was added to the copy; what was copied stays.",
 			Next: "packhold verify --read-data at the source, which notes what is lost, then back up and replicate again"},
+		{Is: replicate.ErrBase, Code: fail.Usage, Word: "import.base", Effect: "No snapshot was added; what was copied stays.",
+			Next: "import the earlier sets first, or make a whole one: packhold export --full --to DIR"},
 		{Is: replicate.ErrRole, Code: fail.Passphrase, Word: "replicate.credential", Effect: nothing, Next: "packhold host enroll --replicator, with an administrator's passphrase"},
 		{Is: repo.ErrNeedHost, Code: fail.Passphrase, Word: "host.none", Effect: nothing, Next: "packhold host enroll, with an administrator's passphrase"},
 		{Is: repo.ErrFenced, Code: fail.Busy, Word: "session.fenced", Effect: "There is no snapshot of this run. Nothing committed is lost.", Next: "run the backup again"},

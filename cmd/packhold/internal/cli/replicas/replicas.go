@@ -1,4 +1,4 @@
-// Package replicas is the command replicate: a copy of the repository in another place.
+// Package replicas is the commands that copy a repository to another place: replicate, export, import.
 package replicas
 
 import (
@@ -101,7 +101,11 @@ func (c *command) run(ctx context.Context) error {
 		return c.windowed(ctx, err)
 	}
 	_ = src.SaveCache() // it costs time only
-	return c.report(res, copied.Where, o.DryRun)
+	what := did
+	if o.DryRun {
+		what = plan
+	}
+	return c.report(res, copied.Where, what)
 }
 
 // copy runs the replication and writes down what it did, in the copy.
@@ -153,7 +157,7 @@ func (c *command) copy(ctx context.Context, src *run.Repository, copied *run.Run
 	return res, errors.Join(err, dst.Note(ctx, e))
 }
 
-func (c *command) report(res *replicate.Result, where string, plan bool) error {
+func (c *command) report(res *replicate.Result, where string, what kind) error {
 	for _, p := range res.Problems {
 		c.Out.Warn(p.Object, "not copied: "+p.Err.Error())
 	}
@@ -184,26 +188,22 @@ func (c *command) report(res *replicate.Result, where string, plan bool) error {
 			Behind    float64 `json:"behind_seconds"`
 			Stopped   bool    `json:"stopped"`
 			Newest    *newest `json:"newest,omitempty"`
-		}{where, plan, len(res.Snapshots), res.Packs, res.Bytes, res.Found, res.Objects, res.Forgotten, len(res.Mended), res.KnownLost, len(res.Problems), res.Missing, res.Behind.Seconds(), res.Stopped, nil}
+		}{where, what == plan, len(res.Snapshots), res.Packs, res.Bytes, res.Found, res.Objects, res.Forgotten, len(res.Mended), res.KnownLost, len(res.Problems), res.Missing, res.Behind.Seconds(), res.Stopped, nil}
 		if res.Newest != nil {
 			line.Newest = &newest{res.Newest.ID().String(), res.Newest.StartTime().UTC()}
 		}
-		if err := c.Out.Object("replicated", line); err != nil {
+		if err := c.Out.Object(map[kind]string{did: "replicated", plan: "replicated", wrote: "exported"}[what], line); err != nil {
 			return err
 		}
 	} else {
-		did := "copied"
-		if plan {
-			did = "to copy:"
-		}
-		c.Out.Say("%s %s in %s, %s", did, term.Plural(int64(len(res.Snapshots)), "snapshot"), term.Plural(int64(res.Packs), "pack"), term.Bytes(res.Bytes))
+		c.Out.Say("%s", what.summary(res))
 		if res.Found > 0 {
 			c.Out.Say("%s had been copied before", term.Plural(int64(res.Found), "pack"))
 		}
 		if res.Forgotten > 0 {
 			c.Out.Say("%s forgotten as at home", term.Plural(int64(res.Forgotten), "snapshot"))
 		}
-		c.Out.Say("%s", lag(res, where, c.Env.Zone))
+		c.Out.Say("%s", what.state(res, where, c.Env.Zone))
 	}
 	switch {
 	case res.Stopped:
@@ -211,7 +211,7 @@ func (c *command) report(res *replicate.Result, where string, plan bool) error {
 			Effect: "The copied packs stay; no snapshot was added to the copy.", Next: "run it again in the next window: it goes on where it stopped"}
 	case len(res.Problems)+len(res.Mended) > 0:
 		return &fail.Error{Code: worst(res), Word: "replicate.damage", Problem: fmt.Sprintf("the source is damaged: %s mended on the way, %s could not be used", term.Plural(int64(len(res.Mended)), "pack"), term.Plural(int64(len(res.Problems)), "other object")),
-			Where: where, Effect: "The copy has all snapshots. The source was not changed.", Next: "packhold verify --read-data, at the source"}
+			Where: where, Effect: what.damage(), Next: "packhold verify --read-data, at the source"}
 	case res.KnownLost > 0:
 		return &fail.Error{Code: fail.Skipped, Word: "replicate.lost", Problem: "packs that are lost at the source are lost in the copy too", Where: where,
 			Effect: "Everything else was copied.", Next: "back up the files again: the next backup stores what is lost"}
