@@ -91,13 +91,36 @@ func Forget(ctx context.Context, r *repo.Repo, list []*repo.Snapshot, reason str
 	return n, nil
 }
 
-func forget(ctx context.Context, r *repo.Repo, list []*repo.Snapshot, reason string) (int, error) {
-	id, own := signer(r, crypt.RoleAdmin), false
-	if id == nil && r.Settings().HostForget {
+// forgetter is who forgets in this process, and whether only its own snapshots.
+func forgetter(r *repo.Repo) (id *crypt.Identity, own bool, err error) {
+	if id = signer(r, crypt.RoleAdmin); id == nil && r.Settings().HostForget {
 		id, own = signer(r, crypt.RoleWriter), true
 	}
 	if id == nil {
-		return 0, repo.ErrNeedAdmin
+		return nil, false, repo.ErrNeedAdmin
+	}
+	return id, own, nil
+}
+
+// Forgettable returns those of list that Forget may take out of it. repo.ErrNeedAdmin says that it may none.
+func Forgettable(r *repo.Repo, list []*repo.Snapshot) ([]*repo.Snapshot, error) {
+	id, own, err := forgetter(r)
+	if err != nil {
+		return nil, err
+	}
+	var out []*repo.Snapshot
+	for _, s := range list {
+		if !own || s.Host == id.Host {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+func forget(ctx context.Context, r *repo.Repo, list []*repo.Snapshot, reason string) (int, error) {
+	id, own, err := forgetter(r)
+	if err != nil {
+		return 0, err
 	}
 	for _, s := range list {
 		if own && s.Host != id.Host {

@@ -665,7 +665,7 @@ func TestPlan(t *testing.T) {
 	for _, d := range p.Groups[0].Decisions {
 		reasons[d.Number] = strings.Join(d.Reasons, "; ")
 	}
-	if want := map[uint64]string{1: "hold: lawsuit", 2: "", 3: "last without those aside", 4: "last"}; !maps.Equal(reasons, want) {
+	if want := map[uint64]string{1: "hold: lawsuit", 2: "", 3: "last without suspect or undeleted ones", 4: "last"}; !maps.Equal(reasons, want) {
 		t.Errorf("reasons %v, want %v", reasons, want)
 	}
 	if !slices.Equal(ids(p.Forget), ids(made[1:2])) {

@@ -81,6 +81,8 @@ type Decision struct {
 	*Snapshot
 	Keep    bool
 	Reasons []string // why it is kept; none otherwise
+
+	plain bool // the first view has a reason; those of others would only repeat it
 }
 
 // Tolerance is how far a host's clock may be behind the storage's. A snapshot that its host says is older was written with a wrong or lying
@@ -243,10 +245,10 @@ func views(all []Decision, zone *time.Location) []view {
 		add(" by its host's clock", every, claimed)
 	}
 	if aside {
-		add(" without those aside", others, stored)
+		add(" without suspect or undeleted ones", others, stored)
 	}
 	if old && aside {
-		add(" without those aside, by its host's clock", others, claimed)
+		add(" without suspect or undeleted ones, by its host's clock", others, claimed)
 	}
 	return out
 }
@@ -333,7 +335,10 @@ func (r *rule) apply(v view) {
 		if left > 0 {
 			left--
 		}
-		if reason += v.note; !slices.Contains(d.Reasons, reason) {
+		if v.note == "" {
+			d.plain = true
+		}
+		if reason += v.note; (v.note == "" || !d.plain) && !slices.Contains(d.Reasons, reason) {
 			d.Reasons = append(d.Reasons, reason)
 		}
 	}

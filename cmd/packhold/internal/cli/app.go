@@ -7,6 +7,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
+	"packhold/cmd/packhold/internal/cli/keeping"
 	"packhold/cmd/packhold/internal/cli/replicas"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/serving"
@@ -26,6 +27,9 @@ func (a *app) commands() []*cli.Command {
 		a.backupCommand(),
 		a.listCommand(),
 		a.restoreCommand(),
+		keeping.Forget(a.Run),
+		keeping.Undelete(a.Run),
+		keeping.Holds(a.Run),
 		a.verifyCommand(),
 		a.statsCommand(),
 		a.keyCommand(),

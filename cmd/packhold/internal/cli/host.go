@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -31,9 +30,6 @@ func (a *app) hostCommand() *cli.Command {
 		},
 	}
 }
-
-// repoHost is the text of a 16-byte name.
-func repoHost(id [16]byte) string { return hex.EncodeToString(id[:]) }
 
 // roleNames lists roles for people.
 func roleNames(r crypt.Role) string {

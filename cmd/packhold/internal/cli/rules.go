@@ -16,9 +16,11 @@ import (
 	"packhold/repo"
 	"packhold/repo/audit"
 	"packhold/repo/backup"
+	"packhold/repo/gc"
 	"packhold/repo/keyring"
 	"packhold/repo/replicate"
 	"packhold/repo/restore"
+	"packhold/repo/retain"
 )
 
 // rules say how errors of the rooms reach the user. Of several that match, the code with the highest priority counts, and
@@ -33,6 +35,14 @@ func rules() []fail.Rule {
 		unknownForm = "install the newest version of packhold"
 	)
 	return []fail.Rule{
+		{Is: gc.ErrUnsure, Code: fail.Lost, Word: "hold.unread", Effect: "Nothing was forgotten.", Next: "put the object back from a copy of the repository; delete it only if you know that it is no hold"},
+		{Is: gc.ErrHeld, Code: fail.Usage, Word: "snapshot.held", Effect: "Nothing was forgotten.", Next: "packhold holds list"},
+		{Is: gc.ErrForgotten, Code: fail.Usage, Word: "snapshot.forgotten", Effect: "It is not in the list, and the hold does not bring it back.", Next: "packhold undelete, then hold the new snapshot"},
+		{Is: gc.ErrNotOwn, Code: fail.Passphrase, Word: "key.admin", Effect: "Nothing was forgotten.", Next: "run it with an administrator's passphrase"},
+		{Is: gc.ErrSwept, Code: fail.Lost, Word: "snapshot.swept", Effect: "There is no new snapshot. Nothing else is lost.", Next: "look for another copy: packhold list, or a replica"},
+		{Is: retain.ErrEmpty, Code: fail.Usage, Word: "policy.empty", Effect: "Nothing was forgotten.", Next: "check the rules with --dry-run; if all may go, say --allow-empty"},
+		{Is: retain.ErrNoPolicy, Code: fail.Usage, Word: "policy.none", Effect: "Nothing was forgotten.", Next: "packhold help forget"},
+		{Is: retain.ErrClosed, Code: fail.Passphrase, Word: "key.read", Effect: "Nothing was forgotten.", Next: sources + "; --group-by host needs none"},
 		{Is: audit.ErrRolledBack, Code: fail.Tampered, Word: "trust.rolledback", Effect: "Nothing newer than the older copy is used. Nothing was changed.",
 			Next: "find out who put an older copy there; if it was you, remove audit-*.json below the state folder that packhold config show names"},
 		{Is: sftp.ErrUnknownHost, Code: fail.Unreachable, Word: "host.unknown", Effect: nothing, Next: "compare the fingerprint with the server's; if it is the same, add the line to known_hosts"},
