@@ -41,7 +41,7 @@ func rules() []fail.Rule {
 		{Is: gc.ErrNotOwn, Code: fail.Passphrase, Word: "key.admin", Effect: "Nothing was forgotten.", Next: "run it with an administrator's passphrase"},
 		{Is: gc.ErrSwept, Code: fail.Lost, Word: "snapshot.swept", Effect: "There is no new snapshot. Nothing else is lost.", Next: "look for another copy: packhold list, or a replica"},
 		{Is: retain.ErrEmpty, Code: fail.Usage, Word: "policy.empty", Effect: "Nothing was forgotten.", Next: "check the rules with --dry-run; if all may go, say --allow-empty"},
-		{Is: retain.ErrNoPolicy, Code: fail.Usage, Word: "policy.none", Effect: "Nothing was forgotten.", Next: "packhold help forget"},
+		{Is: retain.ErrNoPolicy, Code: fail.Usage, Word: "policy.none", Effect: "Nothing was forgotten.", Next: "give a rule of what to keep, such as: packhold forget --keep-daily 7"},
 		{Is: retain.ErrClosed, Code: fail.Passphrase, Word: "key.read", Effect: "Nothing was forgotten.", Next: sources + "; --group-by host needs none"},
 		{Is: audit.ErrRolledBack, Code: fail.Tampered, Word: "trust.rolledback", Effect: "Nothing newer than the older copy is used. Nothing was changed.",
 			Next: "find out who put an older copy there; if it was you, remove audit-*.json below the state folder that packhold config show names"},
