@@ -102,6 +102,16 @@ type PutOptions struct {
 	// IfAbsent is not set. A missing file is an error matching fs.ErrNotExist, but only of a storage that keeps files:
 	// asked for a name that is free, any other says ErrUnsupported.
 	Extend bool
+
+	// Receipt, if not nil, is told what the storage says of the bytes it stored. A storage that says nothing leaves it alone.
+	Receipt *Receipt
+}
+
+// Receipt is what a storage said of the bytes of one Put, which succeeded.
+type Receipt struct {
+	// Checksum names the checksum of the stored bytes that the storage computed by itself and reported, and that equals the one of what was meant:
+	// "CRC-32C" or "SHA-256". "" if it reported none.
+	Checksum string
 }
 
 // CheckExtend returns an error if o asks for what no storage can do.

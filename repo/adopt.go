@@ -2,6 +2,8 @@ package repo
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"packhold/backends"
@@ -17,21 +19,28 @@ import (
 // that were silent for LeaseDead of the storage's time are ended by their void: a wrong judgement is safe.
 func (s *Session) adopt(ctx context.Context) error {
 	r := s.r
-	open, err := r.openSessions(ctx)
+	// A session that is not in this survey began after the index was read: there is nothing of it to adopt yet.
+	infos, err := r.surveys.Recent().List(ctx, r.storage, "leases/")
+	if err != nil {
+		return err
+	}
+	var now time.Time
+	infos = slices.DeleteFunc(infos, func(i backends.Info) bool {
+		own := strings.HasPrefix(i.Name, format.LeaseName(s.ID, 0))
+		if own && i.ModTime.After(now) {
+			now = i.ModTime
+		}
+		return own
+	})
+	open, err := r.sessionsOf(ctx, infos)
 	if err != nil {
 		return err
 	}
 	var ended []crypt.SessionID
 	found := s.r.badIndex // then packs of sessions that ended well may have no name either
 	own := r.keys.Identity.Host
-	var now time.Time
 	for _, l := range open {
-		if l.id == s.ID {
-			now = l.seen
-		}
-	}
-	for _, l := range open {
-		if l.host != own || l.id == s.ID {
+		if l.host != own {
 			continue
 		}
 		found = true
@@ -73,14 +82,10 @@ type lease struct {
 	known bool      // a lease of it can be read; otherwise host and nonce are zero, and it counts as open all the same
 }
 
-// openSessions reads the leases. One that cannot be read counts as the session that its name says, of an unknown host.
-func (r *Repo) openSessions(ctx context.Context) (map[crypt.SessionID]*lease, error) {
-	infos, _, err := stored.List(ctx, r.storage, "leases/")
-	if err != nil {
-		return nil, err
-	}
+// sessionsOf reads the leases that were listed. One that cannot be read counts as the session that its name says, of an unknown host.
+func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt.SessionID]*lease, error) {
 	out := make(map[crypt.SessionID]*lease)
-	err = stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
+	err := stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		id, err2 := format.LeaseSession(i.Name)
 		if err2 != nil {
 			return stored.Damaged("listing", i.Name, err2)
@@ -130,7 +135,7 @@ func (r *Repo) adoptPacks(ctx context.Context, s *Session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	excluded, err := r.readCondemned(ctx)
+	excluded, _, err := r.readCondemned(ctx)
 	if err != nil {
 		return 0, err
 	}

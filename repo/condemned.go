@@ -34,7 +34,9 @@ const condemnedTries = 10
 // A set that a prune removes once its final is there must not be taken for none: a listing may be older than the final, or, since it takes time,
 // show neither. So there are two listings or more, until one shows nothing unread. A set that this one lacks was either gone when it
 // began, and then it shows the final, which is never removed; or it was there during the one before, which showed it, and it was read.
-func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
+// The last one is a survey where there are any, which then tells of segments and packs too: a listing goes by names, so what it shows of condemned/ is
+// no younger than what it shows of index/.
+func (r *Repo) readCondemned(ctx context.Context) (_ *exclusions, last *stored.Survey, err error) {
 	sets := make(map[string][]format.PackRef)
 	out := &exclusions{packs: make(map[index.PackID]index.Exclusion)}
 	add := func(packs []format.PackRef, e index.Exclusion) {
@@ -76,19 +78,24 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 		return nil
 	}
 	for try := 0; ; try++ {
-		infos, _, err := stored.List(ctx, r.storage, "condemned/")
+		if try > 0 {
+			if last, err = r.surveys.Take(ctx); err != nil {
+				return nil, nil, err
+			}
+		}
+		infos, err := last.List(ctx, r.storage, "condemned/")
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		infos = slices.DeleteFunc(infos, func(i backends.Info) bool { return read[i.Name] })
 		if len(infos) == 0 && try > 0 {
 			break
 		}
 		if try == condemnedTries && len(infos) > 0 {
-			return nil, stored.Failed("reading", infos[0].Name, errors.New("condemned sets come and go faster than they are read"))
+			return nil, nil, stored.Failed("reading", infos[0].Name, errors.New("condemned sets come and go faster than they are read"))
 		}
 		if err := stored.Each(ctx, r.storage, infos, collect); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for id, packs := range sets {
@@ -101,5 +108,5 @@ func (r *Repo) readCondemned(ctx context.Context) (*exclusions, error) {
 			out.blind = true
 		}
 	}
-	return out, nil
+	return out, last, nil
 }

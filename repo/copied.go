@@ -193,7 +193,7 @@ func (r *Repo) lostPacks(ctx context.Context) (map[index.PackID]bool, error) {
 
 // Forgotten returns the sessions whose snapshots were taken out of the list.
 func (r *Repo) Forgotten(ctx context.Context) (map[crypt.SessionID]bool, error) {
-	names, err := r.forgotten(ctx)
+	names, err := r.forgotten(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading what is forgotten: %w", err)
 	}

@@ -71,28 +71,30 @@ func (r *Repo) inSession() bool {
 }
 
 func (r *Repo) loadIndex(ctx context.Context) error {
-	excluded, err := r.readCondemned(ctx)
+	excluded, all, err := r.readCondemned(ctx)
 	if err != nil {
 		return err
 	}
-	lost, err := r.readVerified(ctx, excluded.packs)
+	lost, err := r.readVerified(ctx, all, excluded.packs)
 	if err != nil {
 		return err
 	}
 	r.dead, r.blind = maps.Clone(excluded.packs), excluded.blind
-	infos, _, err := stored.List(ctx, r.storage, "index/")
+	infos, err := all.List(ctx, r.storage, "index/")
 	if err != nil {
 		return err
 	}
 	live := make(map[crypt.ID]struct{}, len(infos))
+	sizes := make(map[crypt.ID]int64, len(infos))
 	for _, i := range infos {
 		id, err := crypt.ParseID(strings.TrimPrefix(i.Name, "index/"))
 		if err != nil {
 			return stored.Damaged("listing", i.Name, err)
 		}
 		live[id] = struct{}{}
+		sizes[id] = i.Size
 	}
-	l := loader{r: r, x: r.freshIndex(), room: stored.NewBudgetOf(segmentsBudget), without: make(map[crypt.ID]bool), fold: r.cache != ""}
+	l := loader{r: r, x: r.freshIndex(), sizes: sizes, room: stored.NewBudgetOf(segmentsBudget), without: make(map[crypt.ID]bool), fold: r.cache != ""}
 	l.fold = l.fold && l.x != r.index.Load() // nobody uses it yet
 	if r.unnamed.x != l.x {
 		r.unnamed = unnamed{packs: make(map[crypt.ID]index.PackID)}
@@ -125,7 +127,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		}
 	}
 	if excluded.blind || r.listPacks {
-		if err := r.excludeUnlisted(ctx, x, excluded.packs); err != nil {
+		if err := r.excludeUnlisted(ctx, all, x, excluded.packs); err != nil {
 			return err
 		}
 	}
@@ -138,9 +140,9 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 
 // readVerified reads what readers found lost: packs, which it adds to excluded, and copies of blobs. Both count as absent for dedup, so
 // that the next backup stores them again.
-func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
+func (r *Repo) readVerified(ctx context.Context, all *stored.Survey, excluded map[index.PackID]index.Exclusion) (map[crypt.ID][]index.PackID, error) {
 	lost := make(map[crypt.ID][]index.PackID)
-	return lost, r.EachVerified(ctx, func(v *format.Verified) {
+	return lost, r.eachVerified(ctx, all, func(v *format.Verified) {
 		for _, p := range v.Lost {
 			excluded[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] |= index.NoDedup
 		}
@@ -152,7 +154,11 @@ func (r *Repo) readVerified(ctx context.Context, excluded map[index.PackID]index
 
 // EachVerified calls f, one call at a time, with what readers found that counts.
 func (r *Repo) EachVerified(ctx context.Context, f func(*format.Verified)) error {
-	infos, _, err := stored.List(ctx, r.storage, "verified/")
+	return r.eachVerified(ctx, nil, f)
+}
+
+func (r *Repo) eachVerified(ctx context.Context, all *stored.Survey, f func(*format.Verified)) error {
+	infos, err := all.List(ctx, r.storage, "verified/")
 	if err != nil {
 		return err
 	}
@@ -186,10 +192,11 @@ const segmentsBudget = 16 << 20
 
 // loader adds segments to an index.
 type loader struct {
-	r    *Repo
-	x    *index.Index
-	fold bool // the cache may be written, and x be another
-	room stored.Budget
+	r     *Repo
+	x     *index.Index
+	fold  bool               // the cache may be written, and x be another
+	sizes map[crypt.ID]int64 // of the segments, as they were listed
+	room  stored.Budget
 
 	exclude func(*index.Index) // says what does not count
 
@@ -252,7 +259,7 @@ func (l *loader) toCache() {
 // load adds one segment. A bad one is isolated and reported; the others still count.
 func (l *loader) load(ctx context.Context, id crypt.ID) error {
 	name := "index/" + id.String()
-	b, done, err := l.room.Fetch(ctx, l.r.storage, name)
+	b, done, err := l.room.FetchListed(ctx, l.r.storage, backends.Info{Name: name, Size: l.sizes[id]})
 	defer done()
 	var seg *index.Segment
 	if err == nil {
@@ -289,8 +296,8 @@ func (l *loader) load(ctx context.Context, id crypt.ID) error {
 
 // excludeUnlisted makes packs that the storage does not list, or lists with another size, count as absent for dedup. It is for the day when a
 // final is lost, and for backups, which so store again what was lost. A listing that lags costs storing twice, nothing else.
-func (r *Repo) excludeUnlisted(ctx context.Context, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
-	listed, err := stored.ListPacks(ctx, r.storage)
+func (r *Repo) excludeUnlisted(ctx context.Context, all *stored.Survey, x *index.Index, excluded map[index.PackID]index.Exclusion) error {
+	listed, err := all.Packs(ctx, r.storage)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ func (r *Repo) SealControl(t crypt.Type, name string, body []byte) (full string,
 
 // SealAs is SealControl for another signer.
 func (r *Repo) SealAs(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {
+	r.surveys.Storing(t)
 	return r.control().Seal(id, t, name, body)
 }
 

@@ -641,7 +641,11 @@ func TestLeases(t *testing.T) {
 	if err := st.Delete(t.Context(), format.LeaseName(s.ID, 3)); err != nil {
 		t.Fatal(err)
 	}
-	open, err := r.openSessions(t.Context())
+	infos, _, err := stored.List(t.Context(), r.storage, "leases/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := r.sessionsOf(t.Context(), infos)
 	if err != nil {
 		t.Fatal(err)
 	}

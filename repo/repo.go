@@ -57,6 +57,7 @@ type Options struct {
 	Now       func() time.Time // nil: time.Now
 	CachePath string           // file of the index cache; "" keeps none
 	Found     *Found           // what ReadConfig returned for the same storage just now; nil: it is read
+	Flat      bool             // a listing of the storage is one request whatever it lists: one serves for many
 }
 
 // Repo is an open repository. Its methods may be called concurrently, but LoadIndex before anything that looks up blobs, and those that
@@ -72,6 +73,9 @@ type Repo struct {
 	now      func() time.Time
 	cache    string
 	coder    *pack.Coder
+	flat     atomic.Bool // see survey
+	surveys  *stored.Surveys
+	opening  *stored.Survey // serves Open alone
 
 	kept              map[crypt.SessionID]crypt.ID // snapshots of revoked hosts that stay valid, by their objects
 	unknownRevocation bool                         // a revocation cannot be read: any host may be the revoked one
@@ -117,7 +121,13 @@ func (Access) Format(f fmt.State, _ rune) { io.WriteString(f, "[access]") }
 func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, error) {
 	r := newRepo(s, o)
 	if f, c := o.Found, a.Credential; f != nil && (c == nil || c.Repo == f.ID && bytes.Equal(c.Root, f.Root)) {
-		r.config = f.Config
+		r.config, r.surveys, r.opening = f.Config, f.surveys, f.opening
+		if r.opening != nil && r.surveys.Recent() == nil { // somebody was asked for a passphrase meanwhile
+			var err error
+			if r.opening, err = r.surveys.Take(ctx); err != nil {
+				return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, err)
+			}
+		}
 		for _, p := range f.problems {
 			r.problem(p.Object, p.Err)
 		}
@@ -164,6 +174,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 	if err := r.readRevocations(ctx); err != nil {
 		return nil, err
 	}
+	r.opening = nil
 	return r, nil
 }
 
@@ -175,6 +186,7 @@ func newRepo(s backends.Storage, o Options) *Repo {
 	if r.now == nil {
 		r.now = time.Now
 	}
+	r.surveys = stored.NewSurveys(s, r.now, o.Flat)
 	return r
 }
 
@@ -225,13 +237,17 @@ func (r *Repo) problem(object string, err error) {
 // maxProblems bounds the memory of what is reported: a hostile storage holds any number of junk objects.
 const maxProblems = 10_000
 
-// readConfig finds a config that parses, and that names the root the credential pins.
+// readConfig finds a config that parses, and that names the root the credential pins. The replicas are read where the first is not good; a check
+// reads all.
 func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
+	var err error
+	if r.opening, err = r.surveys.Take(ctx); err != nil {
+		return fmt.Errorf("opening repository: %w", err)
+	}
 	var first error
-	var good []byte
 	var missing []string
 	for _, name := range format.ConfigNames {
-		b, err := stored.Fetch(ctx, r.storage, name)
+		b, err := r.opening.Fetch(ctx, r.storage, name)
 		if stored.Missing(err) {
 			missing = append(missing, name)
 			continue
@@ -248,12 +264,9 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 			case c != nil && !bytes.Equal(c.Root, cfg.Root):
 				err = r.checkSuccessor(ctx, name, cfg, c.Root)
 			}
-			switch {
-			case err != nil:
-			case good == nil:
-				r.config, good = cfg, b
-			case !bytes.Equal(b, good): // a config never changes, so they are of two repositories
-				err = stored.Tampered("reading", name, ErrForeign)
+			if err == nil {
+				r.config = cfg
+				break
 			}
 		}
 		if err != nil {
@@ -329,7 +342,7 @@ func (r *Repo) readGrant(ctx context.Context) error {
 type keyObjects struct{ r *Repo }
 
 func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
-	infos, _, err := stored.List(ctx, o.r.storage, prefix)
+	infos, err := o.r.opening.List(ctx, o.r.storage, prefix)
 	names := make([]string, len(infos))
 	for i, info := range infos {
 		names[i] = info.Name
@@ -338,7 +351,7 @@ func (o keyObjects) List(ctx context.Context, prefix string) ([]string, error) {
 }
 
 func (o keyObjects) Fetch(ctx context.Context, name string) (object []byte, bad, err error) {
-	object, err = stored.Fetch(ctx, o.r.storage, name)
+	object, err = o.r.opening.Fetch(ctx, o.r.storage, name)
 	if stored.Unreadable(err) {
 		o.r.unsure = err
 	}
@@ -387,7 +400,7 @@ const maxSettings = 1000
 // readSettings finds the newest generation that the root signed. An invalid object under a generation's name is skipped and reported, so
 // generations may have gaps; a generation whose predecessor is not the one it names is reported too.
 func (r *Repo) readSettings(ctx context.Context) error {
-	infos, _, err := stored.List(ctx, r.storage, "settings/")
+	infos, err := r.opening.List(ctx, r.storage, "settings/")
 	if err != nil {
 		return err
 	}
@@ -402,7 +415,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 	var unread error
 	for _, g := range newest[:min(len(newest), maxSettings)] {
 		name := byGeneration[g]
-		object, err := stored.Fetch(ctx, r.storage, name)
+		object, err := r.opening.Fetch(ctx, r.storage, name)
 		var v *format.Settings
 		if err == nil {
 			v, err = r.control().Generation(name, g, object)
@@ -443,7 +456,7 @@ func (r *Repo) readSettings(ctx context.Context) error {
 
 // readHosts reads the host certificates that the root signed.
 func (r *Repo) readHosts(ctx context.Context) error {
-	infos, _, err := stored.List(ctx, r.storage, "hosts/")
+	infos, err := r.opening.List(ctx, r.storage, "hosts/")
 	if err != nil {
 		return err
 	}
@@ -504,13 +517,16 @@ func (r *Repo) readRevocations(ctx context.Context) error {
 type Found struct {
 	*format.Config
 	problems []Problem
+	surveys  *stored.Surveys
+	opening  *stored.Survey
 }
 
-// ReadConfig finds a readable config in s without any key: what a program needs to know which credential to take. Errors are those of Open.
-func ReadConfig(ctx context.Context, s backends.Storage) (*Found, error) {
-	r := newRepo(s, Options{})
+// ReadConfig finds a readable config in s without any key: what a program needs to know which credential to take. Of o, Now and Flat count.
+// Errors are those of Open.
+func ReadConfig(ctx context.Context, s backends.Storage, o Options) (*Found, error) {
+	r := newRepo(s, o)
 	if err := r.readConfig(ctx, nil); err != nil {
 		return nil, err
 	}
-	return &Found{r.config, r.Problems()}, nil
+	return &Found{r.config, r.Problems(), r.surveys, r.opening}, nil
 }

@@ -45,7 +45,7 @@ const flushers = 1
 type SessionOptions struct {
 	Purpose     string // "backup" unless given
 	Compression string // "" for that of the settings
-	NoValidate  bool   // do not read back what was stored
+	NoValidate  bool   // do not make sure that the storage has what was meant: by the checksum it reports, or by reading it back
 	Retention   string // class of the packs, which the settings may lock longer than others
 }
 
@@ -81,6 +81,7 @@ type Session struct {
 	packs, packBytes             atomic.Uint64
 	adopted                      atomic.Uint64
 	renewals                     atomic.Uint32
+	confirmed                    atomic.Bool // the storage reported checksums of what it stored
 	ended                        bool
 }
 
@@ -315,13 +316,8 @@ func (s *Session) finishPack(p *pack.Builder) error {
 	}
 	tree := f.Trailer.Header.Type == crypt.TypeTreePack
 	name := format.PackName(f.Name, tree, 0)
-	if err := stored.Put(s.ctx, s.storage, name, f.Data, backends.PutOptions{}); err != nil {
+	if err := s.put(s.ctx, name, f.Data); err != nil {
 		return err
-	}
-	if !s.o.NoValidate {
-		if err := stored.Compare(s.ctx, r.storage, name, f.Data); err != nil {
-			return err
-		}
 	}
 	s.packs.Add(1)
 	s.packBytes.Add(uint64(len(f.Data)))
@@ -332,6 +328,22 @@ func (s *Session) finishPack(p *pack.Builder) error {
 		return s.putSegments(s.ctx)
 	}
 	return nil
+}
+
+// put stores an object and makes sure that the storage has the very bytes: it reports a checksum of them, or they are read back.
+func (s *Session) put(ctx context.Context, name string, object []byte) error {
+	if s.o.NoValidate {
+		return stored.Put(ctx, s.storage, name, object, backends.PutOptions{})
+	}
+	var said backends.Receipt
+	if err := stored.Put(ctx, s.storage, name, object, backends.PutOptions{Receipt: &said}); err != nil {
+		return err
+	}
+	if said.Checksum != "" {
+		s.confirmed.Store(true)
+		return nil
+	}
+	return stored.Compare(ctx, s.r.storage, name, object)
 }
 
 // lean makes sure that what the snapshot will lean on stays as long as its class promises, before anybody sees the snapshot. What the session itself
@@ -405,13 +417,8 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := stored.Put(ctx, s.storage, name, object, backends.PutOptions{}); err != nil {
+		if err := s.put(ctx, name, object); err != nil {
 			return err
-		}
-		if !s.o.NoValidate {
-			if err := stored.Compare(ctx, s.r.storage, name, object); err != nil {
-				return err
-			}
 		}
 		id, err := crypt.ParseID(strings.TrimPrefix(name, "index/"))
 		if err != nil {
@@ -496,7 +503,13 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	if err != nil {
 		return nil, err
 	}
-	all, gone, unread, err := r.snapshots(ctx)
+	by := r.surveys.Recent()
+	if by == nil {
+		if by, err = r.surveys.Take(ctx); err != nil {
+			return nil, fmt.Errorf("reading snapshots: %w", err)
+		}
+	}
+	all, gone, unread, err := r.snapshots(ctx, by)
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
@@ -519,6 +532,9 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	}
 	if !s.o.NoValidate {
 		rec.Validation = snapshot.ReadBack
+		if s.confirmed.Load() {
+			rec.Validation = snapshot.Confirmed
+		}
 	}
 	if j != nil {
 		if rec.AuditSize, rec.AuditRoot, err = j.Committing(ctx, rec); err != nil {

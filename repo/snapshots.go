@@ -40,7 +40,17 @@ func (s *Snapshot) StartTime() time.Time { return time.Unix(s.Start.Sec, int64(s
 // Snapshots reads all committed snapshots that were not forgotten, in the order of their numbers, then of their start. Invalid ones are
 // left out and become Problems. It may be called before LoadIndex: readers look at snapshots first, then at the index.
 func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
-	all, _, _, err := r.snapshots(ctx)
+	return r.snapshotsBy(ctx, nil)
+}
+
+// RecentSnapshots is Snapshots, perhaps as they were up to a second ago, when this process listed the whole storage: for those who look for a parent or
+// for what to restore. Whoever removes things calls Snapshots.
+func (r *Repo) RecentSnapshots(ctx context.Context) ([]*Snapshot, error) {
+	return r.snapshotsBy(ctx, r.surveys.Recent())
+}
+
+func (r *Repo) snapshotsBy(ctx context.Context, by *stored.Survey) ([]*Snapshot, error) {
+	all, _, _, err := r.snapshots(ctx, by)
 	if err != nil {
 		return nil, fmt.Errorf("reading snapshots: %w", err)
 	}
@@ -58,12 +68,12 @@ type knownObject struct {
 
 // snapshots also returns those that were forgotten, and counts the objects that were left out: each of them may be a snapshot. Their numbers must not
 // be given again.
-func (r *Repo) snapshots(ctx context.Context) (listed, gone []*Snapshot, unread int, err error) {
-	infos, _, err := stored.List(ctx, r.storage, "snapshots/")
+func (r *Repo) snapshots(ctx context.Context, by *stored.Survey) (listed, gone []*Snapshot, unread int, err error) {
+	infos, err := by.List(ctx, r.storage, "snapshots/")
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	forgotten, err := r.forgotten(ctx)
+	forgotten, err := r.forgotten(ctx, by)
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -191,7 +201,7 @@ func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) 
 	if err != nil {
 		return nil, fmt.Errorf("looking for snapshots: %w", err)
 	}
-	forgotten, err := r.forgotten(ctx)
+	forgotten, err := r.forgotten(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("looking for snapshots: %w", err)
 	}
@@ -237,8 +247,8 @@ func (r *Repo) Missing(ctx context.Context, all []*Snapshot) ([]Problem, error) 
 
 // forgotten reads which snapshots were taken out of the list, and under which names in copied/ they would stand at a replica. An invalid
 // entry forgets nothing.
-func (r *Repo) forgotten(ctx context.Context) (map[crypt.SessionID]crypt.ID, error) {
-	infos, _, err := stored.List(ctx, r.storage, "forgotten/")
+func (r *Repo) forgotten(ctx context.Context, by *stored.Survey) (map[crypt.SessionID]crypt.ID, error) {
+	infos, err := by.List(ctx, r.storage, "forgotten/")
 	if err != nil {
 		return nil, err
 	}

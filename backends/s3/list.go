@@ -56,10 +56,13 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(backends.Inf
 		empty  = 0
 	)
 	for {
-		ctx, c := withCall(ctx)
-		p, err := s.page(ctx, l)
-		if err != nil {
-			return s.classify(ctx, err, c)
+		p := s.takeOpened(prefix, listed)
+		if p == nil {
+			ctx, c := withCall(ctx)
+			var err error
+			if p, err = s.page(ctx, l); err != nil {
+				return s.classify(ctx, err, c)
+			}
 		}
 		if len(p.Contents) == 0 {
 			if empty++; empty > maxEmpty {
@@ -106,6 +109,37 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(backends.Inf
 			return err
 		}
 	}
+}
+
+// opened is the page that Open read.
+type opened struct {
+	page *page
+	at   time.Time
+}
+
+// openedFresh is how old that page may be: the listing might have begun as early.
+const openedFresh = time.Second
+
+// takeOpened returns that page, once, to a listing of everything that begins soon after. What this Store changes makes it too old.
+func (s *Store) takeOpened(prefix string, listed int) *page {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.opened
+	if o == nil || prefix != "" || listed > 0 {
+		return nil
+	}
+	s.opened = nil
+	if time.Since(o.at) > openedFresh {
+		return nil
+	}
+	return o.page
+}
+
+// changing notes that this Store is about to change what a listing shows.
+func (s *Store) changing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = nil
 }
 
 // listing asks for one page of a listing.

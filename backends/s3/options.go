@@ -66,6 +66,9 @@ type Options struct {
 	// Checksum is sent with every file, and compared by the server.
 	Checksum Checksum
 
+	// NoReceipts has Put report no checksums, for who wants to read everything back.
+	NoReceipts bool
+
 	// Connections is the greatest number at a time, DefaultConnections if 0. Further calls wait.
 	Connections int
 

@@ -56,8 +56,34 @@ type Store struct {
 	probing  chan struct{} // holds a token while nobody probes
 	staleAge time.Duration // see RemoveStale
 
-	mu        sync.Mutex // guards abilities
-	abilities *Abilities // nil as long as unknown
+	mu        sync.Mutex          // guards what follows
+	abilities *Abilities          // nil as long as unknown
+	made      map[string]struct{} // files that this Store created, in a bucket without versions; at most maxMade
+	opened    *opened             // nil: used up
+}
+
+// maxMade bounds the memory of Store.made: they are leases, of which a session has a few.
+const maxMade = 64
+
+// plain notes that a file was created and has no version.
+func (s *Store) plain(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.made == nil {
+		s.made = make(map[string]struct{})
+	}
+	if len(s.made) < maxMade {
+		s.made[s.key(name)] = struct{}{}
+	}
+}
+
+// takePlain reports whether plain noted a key, once.
+func (s *Store) takePlain(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.made[key]
+	delete(s.made, key)
+	return ok
 }
 
 var (
@@ -65,8 +91,9 @@ var (
 	_ io.Closer        = (*Store)(nil)
 )
 
-// Open opens the repository's place in a bucket. It reads one page of a listing, and with o.Create makes the bucket; it writes nothing else. A missing
-// bucket is an error matching fs.ErrNotExist, a refusal one matching fs.ErrPermission. Close must be called.
+// Open opens the repository's place in a bucket. It reads the first page of a listing of everything, with which the first such List begins that
+// follows within a second; with o.Create it makes the bucket; it writes nothing else. A missing bucket is an error matching fs.ErrNotExist, a refusal
+// one matching fs.ErrPermission. Close must be called.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s, err := open(ctx, o)
 	if err != nil {
@@ -112,8 +139,9 @@ func (s *Store) connect(ctx context.Context) error {
 		}
 		s.core = core
 		ctx, c := withCall(ctx)
-		_, err = s.page(ctx, listing{prefix: s.prefix, max: 1})
+		p, err := s.page(ctx, listing{prefix: s.prefix, max: pageSize})
 		if err == nil {
+			s.opened = &opened{p, time.Now()}
 			return nil
 		}
 		// A server that expects another region names it.
@@ -210,7 +238,10 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts backends
 	}
 	put := s.request(name, data, opts)
 	for try := 0; ; try++ {
-		_, err := s.store(ctx, s.key(name), data, put)
+		version, err := s.store(ctx, s.key(name), data, put)
+		if err == nil && opts.IfAbsent && version == "" {
+			s.plain(name)
+		}
 		if _, lost := errors.AsType[*lostError](err); lost && opts.IfAbsent {
 			// A server that refuses may close the connection before it has read the bytes, and then its answer may never arrive.
 			if _, missing := s.stat(ctx, s.key(name)); missing == nil {
@@ -246,16 +277,20 @@ const (
 type upload struct {
 	minio.PutObjectOptions
 	sum, sumHeader string // checksum, and the header that carries it
-	sha256Hex      string // "" leaves the bytes out of the signature
+	sumName        string
+	receipt        *backends.Receipt // nil: nobody asks
+	sha256Hex      string            // "" leaves the bytes out of the signature
 }
 
 func (s *Store) request(name string, data []byte, opts backends.PutOptions) upload {
-	var u upload
+	u := upload{receipt: opts.Receipt}
 	if s.o.Checksum == SHA256 {
 		sum := sha256.Sum256(data)
+		u.sumName = "SHA-256"
 		u.sumHeader, u.sum, u.sha256Hex = headerSHA256, base64.StdEncoding.EncodeToString(sum[:]), hex.EncodeToString(sum[:])
 	} else {
 		sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(data, castagnoli))
+		u.sumName = "CRC-32C"
 		u.sumHeader, u.sum = headerCRC32C, base64.StdEncoding.EncodeToString(sum)
 	}
 	u.PutObjectOptions = minio.PutObjectOptions{
@@ -276,6 +311,7 @@ func (s *Store) request(name string, data []byte, opts backends.PutOptions) uplo
 
 // store does one PUT, and returns the version it made, "" in a bucket without.
 func (s *Store) store(ctx context.Context, key string, data []byte, u upload) (version string, err error) {
+	s.changing()
 	ctx, c := withCall(ctx)
 	b := &body{rest: data}
 	defer b.detach()
@@ -287,8 +323,11 @@ func (s *Store) store(ctx context.Context, key string, data []byte, u upload) (v
 	if info.ETag == "" {
 		return "", fmt.Errorf("the answer (%d) is not one of S3: it has no ETag", c.status)
 	}
-	if echo := c.header.Get(u.sumHeader); echo != "" && echo != u.sum {
+	switch echo := c.header.Get(u.sumHeader); {
+	case echo != "" && echo != u.sum:
 		return "", fmt.Errorf("the server stored other bytes: their checksum is %q, not %q", echo, u.sum)
+	case echo != "" && u.receipt != nil && !s.o.NoReceipts:
+		u.receipt.Checksum = u.sumName
 	}
 	return info.VersionID, nil
 }
@@ -451,7 +490,8 @@ func (s *Store) stat(ctx context.Context, key string) (minio.ObjectInfo, error) 
 	return o, nil
 }
 
-// Delete implements backends.Storage. In a bucket with versions it needs the permissions s3:ListBucketVersions and s3:DeleteObjectVersion, and without
+// Delete implements backends.Storage. A file that this Store created in a bucket without versions is deleted without asking whether it is still there:
+// if somebody else was quicker that is no error. In a bucket with versions it needs the permissions s3:ListBucketVersions and s3:DeleteObjectVersion, and without
 // them matches fs.ErrPermission, as it does for a locked version. Governance mode is never bypassed.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	err := check(ctx, name)
@@ -465,6 +505,10 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 }
 
 func (s *Store) remove(ctx context.Context, key string) error {
+	s.changing()
+	if s.takePlain(key) {
+		return s.removePlain(ctx, key)
+	}
 	// A DELETE succeeds for what does not exist, so this request has to say it.
 	o, err := s.stat(ctx, key)
 	if err != nil {
@@ -487,6 +531,32 @@ func (s *Store) remove(ctx context.Context, key string) error {
 		}
 	}
 	return s.removeVersion(ctx, key, o.VersionID)
+}
+
+// removePlain deletes an object that this Store created and that had no version. If the bucket has got versions since, a delete marker hides the object
+// now, which then is removed like any other.
+func (s *Store) removePlain(ctx context.Context, key string) error {
+	ctx, c := withCall(ctx)
+	err := s.core.RemoveObject(ctx, s.o.Bucket, key, minio.RemoveObjectOptions{})
+	if err != nil {
+		return s.classify(ctx, err, c)
+	}
+	if c.status != http.StatusNoContent {
+		return fmt.Errorf("the answer (%d) is not one of S3", c.status)
+	}
+	if c.header.Get("X-Amz-Delete-Marker") != "true" {
+		return nil
+	}
+	versions, err := s.versions(ctx, key)
+	if err != nil {
+		return err
+	}
+	for i := len(versions) - 1; i >= 0; i-- {
+		if err := s.removeVersion(ctx, key, versions[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) removeVersion(ctx context.Context, key, version string) error {

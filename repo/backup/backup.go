@@ -221,7 +221,7 @@ func run(ctx context.Context, r *repo.Repo, o *Options) (*Result, error) {
 		defer e.session.Close(ctx)
 		e.started = e.session.Started
 	}
-	all, err := r.Snapshots(ctx)
+	all, err := r.RecentSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -132,8 +132,8 @@ type Slot struct {
 }
 
 // Slots reads the key slots whose ids begin with hint: those that a believed root signed first, then copies of others, each in the order of their names.
-// A bad copy is rejected and never hides a good one; a copy of another content than the signed one is left out. unread is why the storage
-// gave no copy of some slot.
+// Of each slot the copies are read until one is good: a bad copy is rejected and never hides a good one. unread is why the storage gave no copy of
+// some slot.
 func (k *Ring) Slots(ctx context.Context, hint string) (found []Slot, unread, err error) {
 	byID := make(map[string][]string) // id -> names
 	for _, prefix := range slices.Backward(format.SlotPrefixes[:]) {
@@ -167,8 +167,11 @@ func (k *Ring) Slots(ctx context.Context, hint string) (found []Slot, unread, er
 			case s == nil:
 			case k.CheckSlot(s) != nil:
 				bad = append(bad, Slot{s, name, false})
-			case len(signed) == before:
+			default:
 				signed = append(signed, Slot{s, name, true})
+			}
+			if len(signed) > before {
+				break
 			}
 		}
 		for _, s := range bad {

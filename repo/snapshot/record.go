@@ -28,13 +28,14 @@ const (
 	Differential                       // compared with the newest full one
 )
 
-// Validation is whether what a session stored was read back. The numbers are part of format 1.
+// Validation is how it was made sure that what a session stored is what it meant. The numbers are part of format 1.
 type Validation uint8
 
 // The results of validation. There is none for "differs": such a session stores no snapshot.
 const (
 	NotValidated Validation = iota
 	ReadBack                // all that was stored was read back and is equal
+	Confirmed               // of some or all of it the storage reported an equal checksum instead
 )
 
 // Limits of records and bodies.
@@ -180,7 +181,7 @@ func (r *Record) Validate() error {
 		return malformed("%d seen heads, the limit is %d", len(r.Seen), MaxSeen)
 	case len(r.Copied) > MaxCopied:
 		return malformed("%d copied records, the limit is %d", len(r.Copied), MaxCopied)
-	case r.Validation > ReadBack:
+	case r.Validation > Confirmed:
 		return malformed("validation %d", r.Validation)
 	case len(r.Body) > MaxRecord:
 		return malformed("body of %d bytes", len(r.Body))

@@ -272,7 +272,7 @@ func TestRecordValidate(t *testing.T) {
 		"seen many":      func(r *Record) { r.Seen = make([]SeenRef, MaxSeen+1) },
 		"seen zero":      func(r *Record) { r.Seen = make([]SeenRef, 1) },
 		"copied":         func(r *Record) { r.Copied = []crypt.ID{testID("1")} },
-		"validation":     func(r *Record) { r.Validation = 2 },
+		"validation":     func(r *Record) { r.Validation = Confirmed + 1 },
 		"origin":         func(r *Record) { r.Origin = &Origin{} },
 		"body too long":  func(r *Record) { r.Body = make([]byte, MaxRecord) },
 	} {

@@ -54,7 +54,7 @@ func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	defer st.Close()
-	if _, err := repo.ReadConfig(ctx, st); err == nil {
+	if _, err := repo.ReadConfig(ctx, st, repo.Options{}); err == nil {
 		return repo.ErrExists // said before a passphrase is asked for
 	}
 	p, err := a.NewPassphrase(ctx, "PACKHOLD_PASSPHRASE")

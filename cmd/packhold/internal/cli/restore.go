@@ -60,7 +60,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	defer r.Close()
-	all, err := r.Snapshots(ctx)
+	all, err := r.RecentSnapshots(ctx)
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) e
 		return err
 	}
 	defer st.Close()
-	if _, err := repo.ReadConfig(ctx, st); err != nil {
+	if _, err := repo.ReadConfig(ctx, st, repo.Options{}); err != nil {
 		return err
 	}
 	var rep *check.Report

@@ -142,7 +142,7 @@ type JSON struct {
 func (l Row) JSON() JSON {
 	j := JSON{Number: l.Number, ID: l.ID().String(), Host: l.Host, HostID: hex.EncodeToString(l.Snapshot.Host[:]), Type: TypeName(l.Type), Time: l.StartTime().UTC(),
 		End: time.Unix(l.End.Sec, int64(l.End.Nsec)).UTC(), Files: l.Stats.Files, Size: l.Stats.BytesTotal, New: l.Stats.BytesNew,
-		Stored: l.Stats.BytesStored, Skipped: l.Stats.Skipped, Validated: l.Validation == snapshot.ReadBack, Closed: l.Body == nil}
+		Stored: l.Stats.BytesStored, Skipped: l.Stats.Skipped, Validated: l.Validation != snapshot.NotValidated, Closed: l.Body == nil}
 	j.Retention = l.Retention
 	if l.Origin != nil {
 		j.Origin = hex.EncodeToString(l.Origin.Session[:])

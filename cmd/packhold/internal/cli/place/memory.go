@@ -18,7 +18,12 @@ type memory struct {
 	When   time.Time    `json:"when"`
 	Region string       `json:"region,omitempty"`
 	S3     s3.Abilities `json:"s3"`
+	Swept  time.Time    `json:"swept,omitzero"` // when what killed runs left was last removed
 }
+
+// sweepEvery is how often what killed runs left half written is looked for on a server: it counts as theirs after a day.
+const sweepEvery = 24 * time.Hour
+
 
 // trusted is how long what a place can do counts as known. Servers are replaced and buckets are changed.
 const trusted = 30 * 24 * time.Hour
@@ -44,12 +49,14 @@ func recall(o Options, l config.Location) *memory {
 	return m
 }
 
-// remember writes m down. It saves requests only, so a failure is none.
+// remember writes m down, found out when it says, or now. It saves requests only, so a failure is none.
 func remember(o Options, l config.Location, m memory) {
 	if o.Memory == "" {
 		return
 	}
-	m.Place, m.When = l.String(), o.Now()
+	if m.Place = l.String(); m.When.IsZero() {
+		m.When = o.Now()
+	}
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err == nil && os.MkdirAll(o.Memory, 0o700) == nil {
 		_ = os.WriteFile(memoryFile(o.Memory, l), append(b, '\n'), 0o600)

@@ -46,6 +46,9 @@ type Options struct {
 type Place struct {
 	backends.Storage
 	io.Closer
+
+	// Flat says that a listing costs a request whatever it lists.
+	Flat bool
 }
 
 // Open opens the place at l. One that does not exist is an error matching fs.ErrNotExist unless Create is set.
@@ -57,21 +60,21 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 			return nil, err
 		}
 		if o.Up+o.Down > 0 {
-			return &Place{limit.New(o.Up, o.Down).Storage(st), st}, nil
+			return &Place{Storage: limit.New(o.Up, o.Down).Storage(st), Closer: st}, nil
 		}
-		return &Place{st, st}, nil
+		return &Place{Storage: st, Closer: st}, nil
 	case "s3":
 		st, err := openS3(ctx, l, o)
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		return &Place{retry.New(st, retry.Options{Waiting: o.Waiting}), st}, nil
+		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Flat: true}, nil
 	case "sftp":
 		st, err := openSFTP(ctx, l.Storage, o)
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		p := &Place{retry.New(st, retry.Options{Waiting: o.Waiting}), st}
+		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st}
 		if o.Up+o.Down > 0 && len(l.Storage.Command) > 0 { // which has no connection of ours
 			p.Storage = limit.New(o.Up, o.Down).Storage(p.Storage)
 		}
@@ -126,13 +129,20 @@ func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error
 	if err != nil {
 		return nil, err
 	}
-	if o.Stale {
-		_, err = st.RemoveStale(ctx)
+	if o.Stale && (known == nil || o.Now().Sub(known.Swept).Abs() > sweepEvery) {
+		if _, err = st.RemoveStale(ctx); err == nil && so.Abilities != nil {
+			known.Swept = o.Now()
+			remember(o, l, *known)
+		}
 	}
 	if so.Abilities == nil && err == nil {
 		var a s3.Abilities
 		if a, err = st.Probe(ctx); err == nil {
-			remember(o, l, memory{S3: a, Region: st.Region()})
+			m := memory{S3: a, Region: st.Region()}
+			if o.Stale || o.Create { // or there is nothing of ours yet
+				m.Swept = o.Now()
+			}
+			remember(o, l, m)
 		}
 	}
 	// Who may only read can do neither, and needs neither.

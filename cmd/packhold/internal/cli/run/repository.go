@@ -98,7 +98,8 @@ func (a *Run) OpenRepository(ctx context.Context, v Values, need KeyNeed) (*Repo
 
 // OpenIn opens the repository that is kept in st, which stays the caller's where it fails.
 func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNeed) (_ *Repository, err error) {
-	cfg, err := repo.ReadConfig(ctx, st)
+	o := repo.Options{Now: a.Env.Now, Flat: st.Flat}
+	cfg, err := repo.ReadConfig(ctx, st, o)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNee
 			r.Passphrase.Zero()
 		}
 	}()
-	o := repo.Options{Now: a.Env.Now, CachePath: filepath.Join(r.CacheDir, "index"), Found: cfg}
+	o.CachePath, o.Found = filepath.Join(r.CacheDir, "index"), cfg
 	if err := os.MkdirAll(r.CacheDir, 0o700); err != nil { // it saves time, and the day of a restore must not fail for it
 		a.Out.Warn("cache", err.Error())
 		r.CacheDir, o.CachePath = "", ""
