@@ -46,6 +46,9 @@ var (
 	// is kept would not be the one that was meant. Nothing was changed.
 	ErrClock = errors.New("the clocks of this machine and of the storage differ")
 
+	// ErrKept is matched by a *KeptError.
+	ErrKept = errors.New("immutable until a date")
+
 	// ErrInvalidName says that a name does not satisfy ValidName, or a prefix ValidPrefix.
 	ErrInvalidName = errors.New("invalid name")
 )
@@ -155,7 +158,7 @@ func (g Guard) Text() string {
 	return texts[g]
 }
 
-// KeptError is the refusal to delete or replace a file that is kept until a date. It matches fs.ErrPermission.
+// KeptError is the refusal to delete or replace a file that is kept until a date. It matches fs.ErrPermission and ErrKept.
 type KeptError struct {
 	Until time.Time
 }
@@ -165,8 +168,8 @@ func (e *KeptError) Error() string {
 	return "immutable until " + e.Until.UTC().Format(time.RFC3339)
 }
 
-// Unwrap returns fs.ErrPermission.
-func (e *KeptError) Unwrap() error { return fs.ErrPermission }
+// Unwrap returns what it matches.
+func (e *KeptError) Unwrap() []error { return []error{fs.ErrPermission, ErrKept} }
 
 // Info describes a stored file.
 type Info struct {

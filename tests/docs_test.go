@@ -112,6 +112,7 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Run(filepath.Base(doc), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
+			t.Cleanup(func() { unlockTree(dir) })
 			for name, text := range map[string]string{"data/report.txt": "numbers\n", "data/music/song.txt": "la\n", "data/cache/page.tmp": "x\n"} {
 				path := filepath.Join(dir, name)
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

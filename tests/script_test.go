@@ -32,6 +32,7 @@ import (
 //	unchanged NAME DIR           compare with it
 //	json TYPE [FIELD=REGEXP...]  standard output is JSON lines, one of this type, whose fields match
 //	grab NAME REGEXP             set a variable to the first group of the match in standard output
+//	unlock PATH                  take the immutable flag off all files there
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
@@ -40,6 +41,7 @@ func TestScript(t *testing.T) {
 			if err := os.Mkdir(string(h), 0o700); err != nil {
 				return err
 			}
+			e.Defer(func() { unlockTree(e.WorkDir) })
 			e.Vars = append(e.Vars, h.environ()...)
 			e.Vars = append(e.Vars, "REPO="+h.repository(), "CONFIG="+h.config(), "CACHE="+h.cache(), "STATE="+h.state())
 			return nil
@@ -62,6 +64,7 @@ func TestScript(t *testing.T) {
 			"unchanged":  scriptUnchanged,
 			"json":       scriptJSON,
 			"grab":       scriptGrab,
+			"unlock":     scriptUnlock,
 		},
 	})
 }
@@ -80,6 +83,11 @@ func scriptNewRepo(ts *testscript.TestScript, neg bool, args []string) {
 
 // fourLines is the form of every error of the program.
 var fourLines = regexp.MustCompile(`(?m)^error: .*\S  +\[[a-z0-9-]+\.[a-z0-9-]+\]\n where: .*\S\neffect: .*\S\n  next: .*\S$`)
+
+func scriptUnlock(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "unlock PATH")
+	unlockTree(ts.MkAbs(args[0]))
+}
 
 func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "exits N PROGRAM [ARG...]")

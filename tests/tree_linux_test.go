@@ -3,6 +3,8 @@ package tests
 import (
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,4 +45,21 @@ func describeSystem(path string, info fs.FileInfo) (about, group string, err err
 		about += fmt.Sprintf(" %s=%x", name, buf[:n])
 	}
 	return about, group, nil
+}
+
+// unlockTree takes the immutable flag off all files below path, so that they can be removed.
+func unlockTree(path string) {
+	const immutable = 0x10
+	_ = filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if f, err := os.Open(path); err == nil {
+			if flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && flags&immutable != 0 {
+				_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags&^immutable))
+			}
+			f.Close()
+		}
+		return nil
+	})
 }

@@ -203,7 +203,8 @@ func (a *root) usable(ctx context.Context, bundles []backends.Info, slots []repo
 	return n, nil
 }
 
-// ChangePassphrase makes a new slot for passphrase and then removes the one that r was opened with: at every instant one works.
+// ChangePassphrase makes a new slot for passphrase and then removes the one that r was opened with: at every instant one works. Where the old one cannot
+// be removed the new one works all the same, and is returned with the error; of a write-once repository that is a *backends.KeptError.
 func ChangePassphrase(ctx context.Context, r *repo.Repo, passphrase []byte) (crypt.SlotID, error) {
 	var id crypt.SlotID
 	a, err := rootOf(r)
@@ -211,7 +212,7 @@ func ChangePassphrase(ctx context.Context, r *repo.Repo, passphrase []byte) (cry
 		id, err = a.changePassphrase(ctx, r, passphrase)
 	}
 	if err != nil {
-		return crypt.SlotID{}, fmt.Errorf("changing passphrase: %w", err)
+		return id, fmt.Errorf("changing passphrase: %w", err)
 	}
 	return id, nil
 }

@@ -35,6 +35,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/snapshot"
+	"packhold/repo/writeonce"
 )
 
 // Options shape a Log. The zero value is good, but remembers nothing.
@@ -464,17 +465,44 @@ func (l *Log) tidy(ctx context.Context) {
 			names = append(names, checkpointName(tag, n-keepCheckpoints))
 		}
 	}
+	if l.r.Keeper() != nil { // those are locked
+		names = l.freed(ctx, tag, size)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, name := range names {
 		g.Go(func() error {
-			if err := l.r.Storage().Delete(ctx, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := l.r.Storage().Delete(ctx, name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, backends.ErrKept) {
 				return err
 			}
 			return nil
 		})
 	}
 	l.keep = g.Wait() != nil
+}
+
+// freed lists what tidy would have removed when it was superseded, but for its lock, and what has had none since. As much as a listing tells: it is
+// tried, and a lock that was extended holds.
+func (l *Log) freed(ctx context.Context, tag string, size uint64) (names []string) {
+	length := l.r.Keeper().Policy().Of("")
+	now := l.o.Now()
+	for info, err := range l.r.Storage().List(ctx, "audit/"+tag+"/") {
+		if err != nil {
+			return nil
+		}
+		path := strings.TrimPrefix(info.Name, "audit/"+tag+"/")
+		superseded := false
+		if t, ok := parseTilePath(path); ok {
+			superseded = t.L < 0 && t.W < tileWidth && uint64(t.N)*tileWidth+uint64(t.W) < size
+		} else if n, ok := strings.CutPrefix(path, "checkpoint/"); ok {
+			at, err := parseSize(n)
+			superseded = err == nil && at+keepCheckpoints < size && at%tileWidth != 0
+		}
+		if superseded && writeonce.Until(info.ModTime, length).Before(now) {
+			names = append(names, info.Name)
+		}
+	}
+	return names
 }
 
 // tampered says that err is no accident.

@@ -15,6 +15,7 @@ import (
 	"packhold/backends/mem"
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/audit"
 	"packhold/repo/format"
 	"packhold/repo/lock"
 	"packhold/repo/repotest"
@@ -385,4 +386,52 @@ func (w *without) Put(ctx context.Context, name string, data []byte, o backends.
 		return backends.ErrUnsupported
 	}
 	return w.Store.Put(ctx, name, data, o)
+}
+
+// TestAuditFreed: parts of an audit log that newer ones made superfluous become free, and are removed then; what is needed stays.
+func TestAuditFreed(t *testing.T) {
+	p := newPlace(t)
+	r := p.open(t)
+	log, err := audit.Open(t.Context(), r, audit.Options{State: filepath.Join(t.TempDir(), "state.json"), Now: func() time.Time { return p.now }, User: "u", Tool: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := log.Append(t.Context(), audit.Event{Op: "test", Outcome: audit.Success}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tiles := func() int {
+		t.Helper()
+		n := 0
+		for name := range p.ends(t, "audit/") {
+			if strings.Contains(name, ".p/") {
+				n++
+			}
+		}
+		return n
+	}
+	events(39) // with the first record, which says that the log begins, 40
+	if n := tiles(); n != 39 {
+		t.Errorf("%d tiles, all are locked: want 39", n)
+	}
+	p.now = p.now.Add(36 * day)
+	if _, err := lock.Extend(t.Context(), r); err != nil { // of the newest tile only
+		t.Fatal(err)
+	}
+	p.now = p.now.Add(2 * day)
+	events(7)
+	if n := tiles(); n != 46 {
+		t.Errorf("%d tiles, want 46", n)
+	}
+	events(1) // at 48 the log is tidied
+	if n := tiles(); n != 9 {
+		t.Errorf("%d tiles, want the 8 new ones and the one that was the newest", n)
+	}
+	if s := look(t, r); s.Opened != 0 {
+		t.Errorf("%d of the needed objects lie open: %q", s.Opened, s.Open)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/keeping"
+	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/replicas"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/serving"
@@ -39,6 +40,7 @@ func (a *app) commands() []*cli.Command {
 		replicas.ImportCommand(a.Run),
 		serving.Command(a.Run),
 		a.storageCommand(),
+		locking.Command(a.Run),
 		a.versionCommand(),
 		a.completionCommand(),
 		a.completeCommand(),

@@ -23,6 +23,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo/backup"
+	"packhold/repo/retain"
 	"packhold/repo/snapshot"
 )
 
@@ -43,6 +44,7 @@ func (a *app) backupCommand() *cli.Command {
 			&cli.BoolFlag{Name: "stdin-from-command", Usage: "back up what COMMAND prints; if it fails there is no snapshot"},
 			&cli.StringFlag{Name: "stdin-filename", Value: "stdin", Usage: "`NAME` of the file that --stdin becomes"},
 			&cli.StringFlag{Name: "compression", Usage: "`LEVEL`: auto, off, fastest, default, better or best (default: as init set)"},
+			&cli.StringFlag{Name: "retention", Usage: "retention `CLASS`, such as 30d or 7y: what write-once keeps for how long, and packs that do not mix (default: the job's)"},
 			&cli.BoolFlag{Name: "no-validate", Usage: "do not read back what was stored"},
 			&cli.BoolFlag{Name: "no-cache", Usage: "keep no copy of the tree on this machine; the next incremental backup reads every file"},
 			&cli.BoolFlag{Name: "with-atime", Usage: "record access times"},
@@ -197,6 +199,12 @@ func (a *app) backupOptions(v run.Values, s *config.Settings, args []string) (*b
 		}
 	}
 	o.Session.NoValidate = v.Bool("no-validate")
+	if o.Session.Retention = job.Retention; v.IsSet("retention") {
+		o.Session.Retention = v.String("retention")
+		if _, err := retain.ParsePeriod(o.Session.Retention); err != nil {
+			return nil, fail.Usagef("value", "packhold help backup", "--retention: %v", err)
+		}
+	}
 	var err error
 	o.Exclude, err = excludes(v, s.File, job)
 	return o, err

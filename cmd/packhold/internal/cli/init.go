@@ -8,6 +8,7 @@ import (
 
 	"packhold/chunk"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/pack"
@@ -20,7 +21,7 @@ import (
 func (a *app) initCommand() *cli.Command {
 	return &cli.Command{
 		Name: "init", Usage: "make a new repository and enroll this host",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "chunker", Value: chunk.Gear, Usage: "`RULE` that cuts files: gear or rabin"},
 			&cli.StringFlag{Name: "chunk-size", Usage: "average `SIZE` of chunks, 64K to 4M; small ones suit databases"},
 			&cli.StringFlag{Name: "pack-size", Value: "32M", Usage: "target `SIZE` of pack files, 1M to 240M"},
@@ -28,7 +29,7 @@ func (a *app) initCommand() *cli.Command {
 			&cli.StringFlag{Name: "compression", Value: "auto", Usage: "`LEVEL`: auto, off, fastest, default, better or best"},
 			&cli.StringFlag{Name: "profile", Value: string(format.Standard), Usage: "`NAME` of the set of algorithms: standard or fips"},
 			&cli.StringFlag{Name: "label", Usage: "`TEXT` that says whose passphrase this is"},
-		},
+		}, locking.Flags()...),
 		Action: a.Action(a.initialize),
 	}
 }
@@ -49,6 +50,14 @@ func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 	if err != nil {
 		return err
 	}
+	settings, err := a.Settings()
+	if err != nil {
+		return err
+	}
+	if err := locking.Confirm(ctx, a.Run, v, o.Lock, settings.Repository); err != nil {
+		return err
+	}
+	a.CreateLocked = o.Lock.Length > 0
 	st, err := a.Storage(ctx, true, false)
 	if err != nil {
 		return err
@@ -56,6 +65,9 @@ func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 	defer st.Close()
 	if _, err := repo.ReadConfig(ctx, st, repo.Options{}); err == nil {
 		return repo.ErrExists // said before a passphrase is asked for
+	}
+	if err := locking.Check(ctx, a.Run, st, o.Lock, settings.Repository); err != nil {
+		return err
 	}
 	p, err := a.NewPassphrase(ctx, "PACKHOLD_PASSPHRASE")
 	if err != nil {
@@ -82,15 +94,20 @@ func (a *app) initialize(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	id := hex.EncodeToString(c.Repo[:])
+	a.Out.Say("repository %s made at %s", id, term.Name(a.Where))
+	level, err := locking.Made(ctx, a.Run, r)
+	if err != nil {
+		return err
+	}
 	if a.Out.JSON {
 		return a.Out.Object("initialized", struct {
 			Repository string `json:"repository"`
 			ID         string `json:"id"`
 			Host       string `json:"host"`
 			Credential string `json:"credential"`
-		}{a.Where, id, c.Identity.Host.String(), path})
+			Level      string `json:"level"`
+		}{a.Where, id, c.Identity.Host.String(), path, level.String()})
 	}
-	a.Out.Say("repository %s made at %s", id, term.Name(a.Where))
 	a.Out.Say("this host may back up without the passphrase: its credential is %s", term.Name(path))
 	a.Out.Say("")
 	a.Out.Say("WARNING: the passphrase cannot be recovered. Whoever loses it loses every backup in here.")
@@ -132,6 +149,9 @@ func (a *app) initOptions(v run.Values) (o admin.InitOptions, err error) {
 	case format.Standard, format.FIPS:
 	default:
 		return o, fail.Usagef("value", "packhold help init", "profile %s is neither standard nor fips", term.Name(v.String("profile")))
+	}
+	if o.Lock, err = locking.Policy(v); err != nil {
+		return o, err
 	}
 	o.HostName, o.Now = run.HostName(), a.Env.Now()
 	if o.Label = v.String("label"); o.Label == "" {

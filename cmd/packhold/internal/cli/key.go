@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
 	"packhold/cmd/packhold/internal/cli/run"
@@ -130,7 +132,13 @@ func (a *app) keyPasswd(ctx context.Context, v run.Values, _ []string) error {
 			return "", err
 		}
 		defer p.Zero()
+		old := r.Keys().Slot
 		id, err := admin.ChangePassphrase(ctx, r.Repo, p.Bytes())
+		if errors.Is(err, backends.ErrKept) {
+			return id.String(), &fail.Error{Code: fail.Denied, Word: "access.immutable", Where: a.Where, Cause: err,
+				Problem: "the new passphrase works, and so does the old one: " + err.Error(), Effect: "The key slot of the new one is " + id.String() + ".",
+				Next: "after that date, with the new passphrase: packhold key remove " + old.String()}
+		}
 		if err != nil {
 			return "", err
 		}

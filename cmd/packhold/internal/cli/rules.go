@@ -18,6 +18,7 @@ import (
 	"packhold/repo/backup"
 	"packhold/repo/gc"
 	"packhold/repo/keyring"
+	"packhold/repo/lock"
 	"packhold/repo/replicate"
 	"packhold/repo/restore"
 	"packhold/repo/retain"
@@ -109,6 +110,11 @@ func rules() []fail.Rule {
 			Next: "set HOME, or PACKHOLD_CONFIG_DIR, PACKHOLD_CACHE_DIR, PACKHOLD_STATE_DIR and PACKHOLD_REPOSITORY"},
 		{Is: backends.ErrUnsupported, Code: fail.Usage, Word: "storage.unsupported", Effect: nothing, Next: "leave the option out, or move the repository"},
 
+		{Is: backends.ErrClock, Code: fail.Clock, Word: "clock.skew", Effect: "Nothing was stored under a wrong date.",
+			Next: "set this machine's clock (timedatectl, chronyc tracking) or the server's, then run the command again"},
+		{Is: lock.ErrNone, Code: fail.Usage, Word: "lock.none", Effect: nothing, Next: "packhold lock status; a new repository is write-once with: packhold init --immutable 30d"},
+
+		{Is: backends.ErrKept, Code: fail.Denied, Word: "access.immutable", Effect: "It stays. Nothing committed is lost.", Next: "wait until then, then run the command again; packhold lock status shows all dates"},
 		{Is: fs.ErrPermission, Code: fail.Denied, Word: "access.denied", Next: "run it as a user who may, or change the permissions"},
 		{Is: fs.ErrExist, Code: fail.Exists, Word: "target.exists", Effect: "What is there was kept.", Next: "choose another place, or move away what is there"},
 		{Is: fs.ErrNotExist, Code: fail.Usage, Word: "path.missing", Next: "check the path"},

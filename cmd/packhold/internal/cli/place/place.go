@@ -24,11 +24,12 @@ import (
 
 // Options say how to open a place.
 type Options struct {
-	Getenv func(string) string
-	Create bool   // make what the repository is kept in: a folder, a bucket
-	Stale  bool   // remove what killed runs left half written
-	User   string // who runs the program
-	Now    func() time.Time
+	Getenv       func(string) string
+	Create       bool   // make what the repository is kept in: a folder, a bucket
+	CreateLocked bool   // with object lock
+	Stale        bool   // remove what killed runs left half written
+	User         string // who runs the program
+	Now          func() time.Time
 
 	// Ask asks for the passphrase of a key file; nil: nobody is there to be asked.
 	Ask func(ctx context.Context, prompt string) ([]byte, error)
@@ -84,7 +85,7 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 }
 
 func optionsS3(c config.Storage, o Options) (s3.Options, error) {
-	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, Connections: c.Connections,
+	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, CreateLocked: o.CreateLocked, Connections: c.Connections,
 		Region: cmp.Or(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
 	if o.Up+o.Down > 0 {
 		so.Conn = limit.New(o.Up, o.Down).Conn

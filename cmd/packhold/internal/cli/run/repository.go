@@ -64,7 +64,7 @@ func (a *Run) Storage(ctx context.Context, create, stale bool) (*place.Place, er
 	}
 	a.Where = s.Repository.String()
 	o := a.PlaceOptions(s)
-	o.Create, o.Stale = create, stale
+	o.Create, o.Stale, o.CreateLocked = create, stale, a.CreateLocked
 	p, err := place.Open(ctx, s.Repository, o)
 	if !create && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", repo.ErrNoRepository, err)

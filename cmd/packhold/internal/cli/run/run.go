@@ -21,6 +21,8 @@ type Run struct {
 	Where string // what an error is about unless it says so itself: the command, later the repository
 	Flags config.Flags
 	Found *config.Settings // by settings
+
+	CreateLocked bool // a bucket that Storage makes gets object lock, which it cannot have later
 }
 
 // New begins a run; stop ends its context with a cause.
