@@ -58,8 +58,9 @@ type Session struct {
 	Started time.Time
 
 	r       *Repo
-	storage backends.Storage // of r, for what the session's class keeps
-	x       *index.Index     // what the session knows to be stored, and what it claimed
+	storage backends.Storage  // of r, for what the session's class keeps
+	keeper  *writeonce.Keeper // nil: nothing is locked; otherwise it is storage
+	x       *index.Index      // what the session knows to be stored, and what it claimed
 	o       SessionOptions
 	pace    *pack.Pace
 	key     crypt.SessionKey
@@ -137,7 +138,11 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 		target: int(r.settings.PackSize), parity: int(r.settings.Parity), variant: pack.ShardBLAKE3}
 	s.storage = r.storage
 	if r.keeper != nil {
-		s.storage = r.keeper.Class(o.Retention)
+		s.keeper = r.keeper.Class(o.Retention)
+		if o.Purpose == "backup" { // others copy what is promised elsewhere
+			s.keeper = s.keeper.Strict()
+		}
+		s.storage = s.keeper
 	}
 	if r.config.Profile == format.FIPS {
 		s.variant = pack.ShardSHA256
@@ -349,10 +354,10 @@ func (s *Session) put(ctx context.Context, name string, object []byte) error {
 // lean makes sure that what the snapshot will lean on stays as long as its class promises, before anybody sees the snapshot. What the session itself
 // stored counts too: it may have taken long.
 func (s *Session) lean(ctx context.Context) error {
-	if s.r.keeper == nil {
+	if s.keeper == nil {
 		return nil
 	}
-	_, err := s.r.keeper.Hold(ctx, func(yield func(writeonce.Object, error) bool) {
+	_, err := s.keeper.Hold(ctx, func(yield func(writeonce.Object, error) bool) {
 		for p, err := range s.x.Used() {
 			o := writeonce.Object{Class: s.o.Retention}
 			if err == nil {

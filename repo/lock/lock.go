@@ -38,7 +38,7 @@ func Extend(ctx context.Context, r *repo.Repo) (writeonce.Held, error) {
 		return writeonce.Held{}, fmt.Errorf("extending locks: %w", err)
 	}
 	k.Doubt()
-	held, err := k.Hold(ctx, objects(ctx, r))
+	held, err := k.Strict().Hold(ctx, objects(ctx, r))
 	if stored.Missing(err) { // removed meanwhile, or lost, which is for verify to say
 		err = nil
 	}

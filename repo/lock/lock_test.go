@@ -376,6 +376,29 @@ func TestUnsupported(t *testing.T) {
 	if !errors.Is(err, backends.ErrUnsupported) {
 		t.Errorf("stored without a lock: %v", err)
 	}
+	if _, err := lock.Extend(t.Context(), r); !errors.Is(err, backends.ErrUnsupported) {
+		t.Errorf("extended without locks: %v", err)
+	}
+	// A copy may be kept there, and what is said of it. It lies open, which is told.
+	s.Close(t.Context())
+	if s, err = r.Begin(t.Context(), repo.SessionOptions{Purpose: "replicate"}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if w, err = s.NewWorker(); err != nil {
+		t.Fatal(err)
+	}
+	page, _, err := w.StoreTree([]byte("page"))
+	if err == nil {
+		rec := &snapshot.Record{Root: page, Type: snapshot.Full, Start: snapshot.Time{Sec: 1e9}, Lineage: [32]byte{1}}
+		_, err = s.Commit(t.Context(), rec, &snapshot.Body{}, nil)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if s := look(t, r); s.Guard != backends.Unguarded || !s.Due(time.Now()) || s.Opened == 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // without is a storage that keeps no files.

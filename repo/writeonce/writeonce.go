@@ -67,10 +67,13 @@ func (p Policy) Of(class string) time.Duration {
 func Until(now time.Time, d time.Duration) time.Time { return now.Add(d + d/leadPart) }
 
 // Keeper is a storage that locks what is stored through it, as one policy and the clock say. Its methods may be called concurrently.
+//
+// Where the storage has no locks, as a replica's may, a Keeper stores without, unless it is a strict one.
 type Keeper struct {
 	backends.Storage
 	policy Policy
 	class  string
+	strict bool
 	now    func() time.Time
 	memory *memory
 }
@@ -88,6 +91,13 @@ func (k *Keeper) Class(class string) *Keeper {
 	return &c
 }
 
+// Strict returns a Keeper that stores nothing without the lock that it should have, for who promises one.
+func (k *Keeper) Strict() *Keeper {
+	c := *k
+	c.strict = true
+	return &c
+}
+
 // Policy returns the policy.
 func (k *Keeper) Policy() Policy { return k.policy }
 
@@ -99,11 +109,15 @@ func (k *Keeper) Doubt() { k.memory.clear() }
 
 // Put implements backends.Storage. What is write-once is locked, unless opts have a date of their own.
 func (k *Keeper) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
+	plain := opts
 	if opts.RetainUntil.IsZero() && format.WriteOnce(name) {
 		opts.RetainUntil = Until(k.now(), k.policy.Of(k.class))
 	}
 	opts.Compliance = k.policy.Compliance && !opts.RetainUntil.IsZero()
 	err := k.Storage.Put(ctx, name, data, opts)
+	if errors.Is(err, backends.ErrUnsupported) && !k.strict && plain.RetainUntil.IsZero() {
+		return k.Storage.Put(ctx, name, data, plain)
+	}
 	if err == nil && !opts.RetainUntil.IsZero() {
 		k.memory.note(name, opts.RetainUntil)
 	}
@@ -187,7 +201,11 @@ func (k *Keeper) hold(ctx context.Context, o Object) (asked, extended bool, err 
 	if info.RetainUntil.After(until) {
 		until = info.RetainUntil
 	}
-	if err := k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: until, Compliance: k.policy.Compliance}); err != nil {
+	err = k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: until, Compliance: k.policy.Compliance})
+	if errors.Is(err, backends.ErrUnsupported) && !k.strict {
+		return true, false, nil
+	}
+	if err != nil {
 		return true, false, err
 	}
 	k.memory.note(o.Name, until)
