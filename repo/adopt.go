@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -40,18 +41,18 @@ func (s *Session) adopt(ctx context.Context) error {
 	found := s.r.badIndex // then packs of sessions that ended well may have no name either
 	own := r.keys.Identity.Host
 	for _, l := range open {
-		if l.host != own {
+		if l.Host != own {
 			continue
 		}
 		found = true
-		if !l.ended && now.Sub(l.seen) >= LeaseDead {
-			if err := r.putVoid(ctx, l.id, l.nonce); err != nil {
+		if !l.Ended && now.Sub(l.Seen) >= LeaseDead {
+			if err := r.putVoid(ctx, l.ID, l.Nonce); err != nil {
 				return err
 			}
-			l.ended = true
+			l.Ended = true
 		}
-		if l.ended {
-			ended = append(ended, l.id)
+		if l.Ended {
+			ended = append(ended, l.ID)
 		}
 	}
 	if !found {
@@ -72,19 +73,42 @@ func (s *Session) adopt(ctx context.Context) error {
 	return nil
 }
 
-// lease is what the leases say of one session.
-type lease struct {
-	id    crypt.SessionID
-	host  crypt.HostID
-	nonce [32]byte
-	seen  time.Time // last sign of life by the storage's clock
-	ended bool      // snapshots/<session> exists
-	known bool      // a lease of it can be read; otherwise host and nonce are zero, and it counts as open all the same
+// Lease is what the leases say of one session.
+type Lease struct {
+	ID      crypt.SessionID
+	Host    crypt.HostID
+	Nonce   [32]byte
+	Purpose string
+	Seen    time.Time // last sign of life by the storage's clock
+	Ended   bool      // snapshots/<session> exists
+	Known   bool      // a lease of it can be read; otherwise host and nonce are zero, and it counts as open all the same
 }
 
-// sessionsOf reads the leases that were listed. One that cannot be read counts as the session that its name says, of an unknown host.
-func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt.SessionID]*lease, error) {
-	out := make(map[crypt.SessionID]*lease)
+// Leases reads the leases, by session. One that cannot be read counts as the session that its name says, of an unknown host.
+func (r *Repo) Leases(ctx context.Context) (map[crypt.SessionID]*Lease, error) {
+	infos, _, err := stored.List(ctx, r.storage, "leases/")
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
+	all, err := r.sessionsOf(ctx, infos)
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
+	return all, nil
+}
+
+// Fence ends a session that was judged dead, as the prune role may: from then on it cannot commit. Where it has ended already nothing is changed; who
+// fences looks at its snapshot afterwards.
+func (r *Repo) Fence(ctx context.Context, l *Lease) error {
+	if err := r.putVoidOf(ctx, l.ID, l.Host, l.Nonce); err != nil {
+		return fmt.Errorf("ending session %v: %w", l.ID, err)
+	}
+	return nil
+}
+
+// sessionsOf reads the leases that were listed.
+func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt.SessionID]*Lease, error) {
+	out := make(map[crypt.SessionID]*Lease)
 	err := stored.Each(ctx, r.storage, infos, func(i backends.Info, object []byte, err error) error {
 		id, err2 := format.LeaseSession(i.Name)
 		if err2 != nil {
@@ -104,14 +128,14 @@ func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt
 		}
 		o := out[id]
 		if o == nil {
-			o = &lease{id: id}
+			o = &Lease{ID: id}
 			out[id] = o
 		}
 		if l != nil {
-			o.host, o.nonce, o.known = l.Host, [32]byte(l.Nonce), true
+			o.Host, o.Nonce, o.Purpose, o.Known = l.Host, [32]byte(l.Nonce), l.Purpose, true
 		}
-		if i.ModTime.After(o.seen) {
-			o.seen = i.ModTime
+		if i.ModTime.After(o.Seen) {
+			o.Seen = i.ModTime
 		}
 		return nil
 	})
@@ -121,7 +145,7 @@ func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt
 	for id, l := range out {
 		switch _, err := stored.Stat(ctx, r.storage, "snapshots/"+id.String()); {
 		case err == nil:
-			l.ended = true
+			l.Ended = true
 		case !stored.Missing(err):
 			return nil, err
 		}

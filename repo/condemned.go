@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"packhold/backends"
-	"packhold/crypt"
 	"packhold/index"
+	"packhold/repo/control"
 	"packhold/repo/format"
 	"packhold/repo/stored"
 )
@@ -48,20 +48,19 @@ func (r *Repo) readCondemned(ctx context.Context) (_ *exclusions, last *stored.S
 	read := make(map[string]bool)
 	collect := func(i backends.Info, object []byte, err error) error {
 		id, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, "condemned/"), ".")
-		var packs []format.PackRef
-		var signer crypt.HostID
+		var part control.SetPart
 		if err == nil {
-			packs, signer, err = r.control().Set(i.Name, suffix, object)
+			part, err = r.control().Set(i.Name, suffix, object)
 		}
 		switch {
 		case err == nil && suffix == "":
-			sets[id] = packs
+			sets[id] = part.Packs
 		case err == nil && suffix == "final":
 			final[id] = true
-			if r.trust.Revoked(signer) {
-				add(packs, index.NoDedup)
+			if r.trust.Revoked(part.Signer) {
+				add(part.Packs, index.NoDedup)
 			} else {
-				add(packs, index.Final)
+				add(part.Packs, index.Final)
 			}
 		case err == nil:
 		case stored.Missing(err):

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"packhold/backends"
@@ -13,54 +12,9 @@ import (
 	"packhold/repo/stored"
 )
 
-// HeldPacks is what a session that copies packs knows of those at its end: what it may lean on, and which names are dead. It is read after
-// the session's lease was stored (Begin), so a prune that condemns more of them waits for the session. Its methods may be called concurrently.
-type HeldPacks struct {
-	listed stored.Packs
-	dead   map[index.PackID]index.Exclusion
-	held   map[crypt.ID]bool
-}
-
-// HeldPacks lists the packs at this end of a copying session.
-func (s *Session) HeldPacks(ctx context.Context) (*HeldPacks, error) {
-	r := s.r
-	r.loadMu.Lock()
-	dead, blind := r.dead, r.blind
-	r.loadMu.Unlock()
-	if blind { // it may name any pack
-		return nil, fmt.Errorf("listing packs: %w", stored.Damaged("reading", "condemned/", errors.New("a final cannot be read, and its set is gone")))
-	}
-	listed, err := stored.ListPacks(ctx, r.storage)
-	if err != nil {
-		return nil, fmt.Errorf("listing packs: %w", err)
-	}
-	h := &HeldPacks{listed: listed, dead: dead, held: make(map[crypt.ID]bool)}
-	for p, err := range s.x.Packs() {
-		if err != nil {
-			return nil, fmt.Errorf("listing packs: %w", err)
-		}
-		if size, ok := listed.Size(p.Name, p.Incarnation); ok && dead[p.PackID] == 0 && uint64(size) == p.Size {
-			h.held[p.Name] = true
-		}
-	}
-	return h, nil
-}
-
-// Has reports whether an index segment names the pack, the storage lists it in its size, and nothing condemned it.
-func (h *HeldPacks) Has(name crypt.ID) bool { return h.held[name] }
-
-// Place is the name under which a pack of size bytes that is not held can be stored: the first incarnation that nothing condemned, since a final
-// kills a name for ever. With there a file of that name and size exists, which no segment names: an interrupted copy left it, as like as not.
-func (h *HeldPacks) Place(name crypt.ID, size int64) (id index.PackID, there bool) {
-	for id.Name = name; h.dead[id] != 0; id.Incarnation++ {
-	}
-	n, ok := h.listed.Size(id.Name, id.Incarnation)
-	return id, ok && n == size
-}
-
 // PackCopy is a pack of another end.
 type PackCopy struct {
-	index.PackID        // under which it is stored here (HeldPacks.Place)
+	index.PackID        // under which it is stored here (where a copying session may put it)
 	Class        string // retention class
 	Trailer      *pack.Trailer
 	Table        *pack.Table // what it says of itself (ParsePack)
@@ -116,79 +70,12 @@ func (r *Repo) ParsePack(name string, file []byte) (*pack.Trailer, *pack.Table, 
 	return r.tables().Parse(name, file)
 }
 
-// LivePacks reads the index until no segment vanished meanwhile, so that what a concurrent prune moved from one segment to another is not
-// missed, and yields every pack that it names and no final does, each name once. Packs that readers found lost are left out, and counted in lost.
-func (r *Repo) LivePacks(ctx context.Context) (live map[crypt.ID]*index.PackInfo, lost int, err error) {
-	live, lost, err = r.livePacks(ctx)
-	if err != nil {
-		return nil, 0, fmt.Errorf("listing live packs: %w", err)
-	}
-	return live, lost, nil
-}
-
-func (r *Repo) livePacks(ctx context.Context) (map[crypt.ID]*index.PackInfo, int, error) {
-	for try := 0; ; try++ {
-		before, _, err := stored.List(ctx, r.storage, "index/")
-		if err != nil {
-			return nil, 0, err
-		}
-		if err := r.LoadIndex(ctx); err != nil {
-			return nil, 0, err
-		}
-		after, _, err := stored.List(ctx, r.storage, "index/")
-		if err != nil {
-			return nil, 0, err
-		}
-		there := make(map[string]bool, len(after))
-		for _, i := range after {
-			there[i.Name] = true
-		}
-		gone := ""
-		for _, i := range before {
-			if !there[i.Name] {
-				gone = i.Name
-			}
-		}
-		if gone == "" {
-			break
-		}
-		if try == condemnedTries {
-			return nil, 0, stored.Failed("reading", gone, errors.New("index segments go faster than they are read"))
-		}
-	}
+// Dead returns the packs that the reading of the index found condemned, final or lost. With blind nobody knows: a final cannot be read and its set is
+// gone. The map must not be changed.
+func (r *Repo) Dead() (packs map[index.PackID]index.Exclusion, blind bool) {
 	r.loadMu.Lock()
-	dead := r.dead
-	r.loadMu.Unlock()
-	lost, err := r.lostPacks(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	live := make(map[crypt.ID]*index.PackInfo)
-	left := 0
-	for p, err := range r.index.Load().Packs() {
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case dead[p.PackID]&index.Final != 0:
-		case lost[p.PackID]:
-			left++
-		default:
-			if have := live[p.Name]; have == nil || dead[have.PackID] != 0 { // one that nothing condemned stays longer
-				live[p.Name] = p
-			}
-		}
-	}
-	return live, left, nil
-}
-
-// lostPacks are those that readers found lost.
-func (r *Repo) lostPacks(ctx context.Context) (map[index.PackID]bool, error) {
-	lost := make(map[index.PackID]bool)
-	return lost, r.EachVerified(ctx, func(v *format.Verified) {
-		for _, p := range v.Lost {
-			lost[index.PackID{Name: p.Name, Incarnation: p.Incarnation}] = true
-		}
-	})
+	defer r.loadMu.Unlock()
+	return r.dead, r.blind
 }
 
 // Forgotten returns the sessions whose snapshots were taken out of the list.

@@ -80,6 +80,9 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		return err
 	}
 	r.dead, r.blind = maps.Clone(excluded.packs), excluded.blind
+	for p, e := range r.leave {
+		excluded.packs[p] |= e
+	}
 	infos, err := all.List(ctx, r.storage, "index/")
 	if err != nil {
 		return err

@@ -45,6 +45,11 @@ func (r *Repo) MarkObject(name string, object []byte) (m *format.Mark, signer cr
 	return r.control().Mark(name, object)
 }
 
+// SetObject opens an object of a condemned set, by the suffix of its name: "", "leases" or "final". Errors match ErrDamaged or ErrTampered.
+func (r *Repo) SetObject(name, suffix string, object []byte) (control.SetPart, error) {
+	return r.control().Set(name, suffix, object)
+}
+
 // CheckObject checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,
 // its seal, its signature and the signer's role, its form. Errors match ErrDamaged or ErrTampered.
 func (r *Repo) CheckObject(name string, b []byte) error { return r.control().Check(name, b) }

@@ -649,10 +649,10 @@ func TestLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l := open[unknown]; l == nil || l.known || l.ended {
+	if l := open[unknown]; l == nil || l.Known || l.Ended {
 		t.Errorf("an unreadable lease: %+v", l)
 	}
-	if l := open[s.ID]; len(open) != 3 || l == nil || !l.known || l.host != c.Identity.Host {
+	if l := open[s.ID]; len(open) != 3 || l == nil || !l.Known || l.Host != c.Identity.Host {
 		t.Errorf("%d sessions, own %+v", len(open), l)
 	}
 	if n := problemsWith(t, r, "leases/", ErrDamaged); n != 3 {

@@ -47,6 +47,9 @@ type SessionOptions struct {
 	Compression string // "" for that of the settings
 	NoValidate  bool   // do not make sure that the storage has what was meant: by the checksum it reports, or by reading it back
 	Retention   string // class of the packs, which the settings may lock longer than others
+
+	// Leave names packs that are not to be relied on: a prune is about to condemn them.
+	Leave map[index.PackID]index.Exclusion
 }
 
 // Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
@@ -176,6 +179,9 @@ func (s *Session) start(ctx context.Context) error {
 		return err
 	}
 	// With a listing of the packs: what the storage lost is stored again by the next backup, whatever its type.
+	s.r.loadMu.Lock()
+	s.r.leave = s.o.Leave
+	s.r.loadMu.Unlock()
 	if err := s.r.LoadListed(ctx); err != nil {
 		return err
 	}
@@ -582,6 +588,9 @@ func (r *Repo) reportInvalid(ctx context.Context, name string) {
 // reads the index anew.
 func (s *Session) end(committed bool) {
 	s.ended = true
+	s.r.loadMu.Lock()
+	s.r.leave = nil
+	s.r.loadMu.Unlock()
 	s.cancel(context.Canceled)
 	s.flush.Wait()
 	s.r.mu.Lock()
@@ -606,7 +615,11 @@ func (s *Session) Close(ctx context.Context) {
 
 // putVoid ends a session of this host without a snapshot.
 func (r *Repo) putVoid(ctx context.Context, id crypt.SessionID, nonce [32]byte) error {
-	rec := snapshot.Record{Session: id, Host: r.keys.Identity.Host, Nonce: nonce, Kind: snapshot.Void}
+	return r.putVoidOf(ctx, id, r.keys.Identity.Host, nonce)
+}
+
+func (r *Repo) putVoidOf(ctx context.Context, id crypt.SessionID, host crypt.HostID, nonce [32]byte) error {
+	rec := snapshot.Record{Session: id, Host: host, Nonce: nonce, Kind: snapshot.Void}
 	b, err := rec.Marshal()
 	if err != nil {
 		return err

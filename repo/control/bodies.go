@@ -137,33 +137,40 @@ func (o *Objects) Lease(name string, object []byte) (*format.Lease, error) {
 	return l, nil
 }
 
-// Set opens one object of a condemned set and checks that it speaks of the set it is named for.
-func (o *Objects) Set(name, suffix string, object []byte) (packs []format.PackRef, signer crypt.HostID, err error) {
+// SetPart is one object of a condemned set.
+type SetPart struct {
+	Packs    []format.PackRef  // of the set or the final
+	Sessions []crypt.SessionID // of .leases: those that may not have seen the set
+	Signer   crypt.HostID
+}
+
+// Set opens one object of a condemned set, by the suffix of its name ("", "leases" or "final"), and checks that it speaks of the set it is named for.
+func (o *Objects) Set(name, suffix string, object []byte) (part SetPart, err error) {
 	var id [16]byte
 	switch suffix {
 	case "leases":
 		var v *format.CondemnedLeases
-		if v, signer, err = openBody[format.CondemnedLeases](o, crypt.TypeCondemnedLeases, name, object); err == nil {
-			id = v.ID
+		if v, part.Signer, err = openBody[format.CondemnedLeases](o, crypt.TypeCondemnedLeases, name, object); err == nil {
+			id, part.Sessions = v.ID, v.Sessions
 		}
 	case "final":
 		var v *format.CondemnedFinal
-		if v, signer, err = openBody[format.CondemnedFinal](o, crypt.TypeCondemnedFinal, name, object); err == nil {
-			id, packs = v.ID, v.Packs
+		if v, part.Signer, err = openBody[format.CondemnedFinal](o, crypt.TypeCondemnedFinal, name, object); err == nil {
+			id, part.Packs = v.ID, v.Packs
 		}
 	default:
 		var v *format.Condemned
-		if v, signer, err = openBody[format.Condemned](o, crypt.TypeCondemned, name, object); err == nil {
-			id, packs = v.ID, v.Packs
+		if v, part.Signer, err = openBody[format.Condemned](o, crypt.TypeCondemned, name, object); err == nil {
+			id, part.Packs = v.ID, v.Packs
 		}
 	}
 	if err == nil && !strings.HasPrefix(name, fmt.Sprintf("condemned/%x", id)) {
 		err = stored.Damaged("reading", name, errors.New("it speaks of another set"))
 	}
 	if err != nil {
-		return nil, signer, err
+		return SetPart{}, err
 	}
-	return packs, signer, nil
+	return part, nil
 }
 
 // Verified opens what a reader says it verified.

@@ -97,7 +97,7 @@ func (o *Objects) checkControl(prefix, name, rest string, b []byte) (err error) 
 		_, err = o.Lease(name, b)
 	case "condemned":
 		_, suffix, _ := strings.Cut(rest, ".")
-		_, _, err = o.Set(name, suffix, b)
+		_, err = o.Set(name, suffix, b)
 	case "forgotten":
 		_, err = o.Forgotten(name, b)
 	case "marks":

@@ -320,7 +320,7 @@ func (r *run) look(ctx context.Context) (*view, error) {
 		if snaps, err = r.carried(ctx, snaps); err != nil {
 			return nil, err
 		}
-	} else if v.live, v.lost, err = r.home.LivePacks(ctx); err != nil {
+	} else if v.live, v.lost, err = livePacks(ctx, r.home); err != nil {
 		return nil, err
 	}
 	forgotten, err := r.home.Forgotten(ctx)
@@ -362,7 +362,7 @@ func (r *run) plan(ctx context.Context) error {
 	r.res.KnownLost = v.lost
 	held := make(map[crypt.ID]*index.PackInfo)
 	if r.dst != nil {
-		if held, _, err = r.dst.LivePacks(ctx); err != nil {
+		if held, _, err = livePacks(ctx, r.dst); err != nil {
 			return err
 		}
 	}
@@ -409,8 +409,8 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 		return false, fmt.Errorf("at the replica: %w", err)
 	}
 	defer s.Close(ctx)
-	err = r.alive(ctx, s, func(ctx context.Context) error {
-		held, err := s.HeldPacks(ctx)
+	err = s.Alive(ctx, func(ctx context.Context) error {
+		held, err := newHeldPacks(ctx, r.dst)
 		if err != nil {
 			return err
 		}
@@ -451,24 +451,12 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 	return false, nil
 }
 
-// alive runs f beside the renewals of the session's lease.
-func (r *run) alive(ctx context.Context, s *repo.Session, f func(ctx context.Context) error) error {
-	g, gctx := errgroup.WithContext(ctx)
-	working, done := context.WithCancel(gctx)
-	g.Go(func() error { return s.KeepAlive(working) })
-	g.Go(func() error {
-		defer done()
-		return f(gctx)
-	})
-	return g.Wait()
-}
-
 // copyPacks copies the packs that are not held, small and tree packs and data packs alike.
-func (r *run) copyPacks(ctx context.Context, s *repo.Session, held *repo.HeldPacks, v *view) error {
+func (r *run) copyPacks(ctx context.Context, s *repo.Session, held *heldPacks, v *view) error {
 	var todo []*index.PackInfo
 	var total int64
 	for name, p := range v.live {
-		if !held.Has(name) {
+		if !held.has(name) {
 			todo = append(todo, p)
 			total += int64(p.Size)
 		}
@@ -506,9 +494,9 @@ func (r *run) copyPacks(ctx context.Context, s *repo.Session, held *repo.HeldPac
 }
 
 // copyPack copies one pack, whole and under the name that it may have at the destination.
-func (r *run) copyPack(ctx context.Context, s *repo.Session, held *repo.HeldPacks, p *index.PackInfo) error {
+func (r *run) copyPack(ctx context.Context, s *repo.Session, held *heldPacks, p *index.PackInfo) error {
 	name := format.PackName(p.Name, p.Kind == crypt.TypeTreePack, p.Incarnation)
-	place, there := held.Place(p.Name, int64(p.Size))
+	place, there := held.place(p.Name, int64(p.Size))
 	if there {
 		t, table, err := r.home.ReadTable(ctx, backends.Info{Name: name, Size: int64(p.Size)})
 		if err == nil {
@@ -567,7 +555,7 @@ func (r *run) gone(ctx context.Context, name string, p *index.PackInfo) error {
 	if r.o.Set != nil {
 		return r.notCarried(name, p)
 	}
-	live, _, err := r.home.LivePacks(ctx)
+	live, _, err := livePacks(ctx, r.home)
 	if err != nil {
 		return err
 	}

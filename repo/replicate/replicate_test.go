@@ -540,7 +540,7 @@ func repack(t *testing.T, h *home, packs []string) {
 		t.Error(err)
 		return
 	}
-	held, err := s.HeldPacks(t.Context())
+	held, err := newHeldPacks(t.Context(), r)
 	if err != nil {
 		t.Error(err)
 		return
@@ -549,7 +549,7 @@ func repack(t *testing.T, h *home, packs []string) {
 		file := get(t, h.store, name)
 		table, entries, err := r.ParsePack(name, file)
 		if err == nil {
-			id, _ := held.Place(table.Name(), int64(len(file)))
+			id, _ := held.place(table.Name(), int64(len(file)))
 			err = s.CopyPack(t.Context(), repo.PackCopy{PackID: id, Trailer: table, Table: entries, File: file})
 		}
 		if err != nil {

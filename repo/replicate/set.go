@@ -279,7 +279,7 @@ func WriteReceipt(ctx context.Context, replica *repo.Repo, medium backends.Stora
 }
 
 func writeReceipt(ctx context.Context, replica *repo.Repo, medium backends.Storage) error {
-	live, _, err := replica.LivePacks(ctx)
+	live, _, err := livePacks(ctx, replica)
 	if err != nil {
 		return err
 	}
