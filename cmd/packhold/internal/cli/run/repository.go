@@ -33,6 +33,7 @@ const (
 	ReaderKey                    // the passphrase
 	AnyKey                       // the passphrase if there is one, otherwise the credential
 	ReplicatorKey                // this machine's credential of a replicator
+	HolderKey                    // the passphrase, whose holder signs in place of this host
 )
 
 // Repository is an open repository and what this machine keeps beside it.
@@ -98,7 +99,8 @@ func (a *Run) OpenRepository(ctx context.Context, v Values, need KeyNeed) (*Repo
 
 // OpenIn opens the repository that is kept in st, which stays the caller's where it fails.
 func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNeed) (_ *Repository, err error) {
-	o := repo.Options{Now: a.Env.Now, Flat: st.Flat}
+	// Nothing that removes, or vouches for what others stored, rests on a listing that served before.
+	o := repo.Options{Now: a.Env.Now, Flat: st.Flat && need != ReplicatorKey && need != HolderKey}
 	cfg, err := repo.ReadConfig(ctx, st, o)
 	if err != nil {
 		return nil, err
@@ -115,6 +117,9 @@ func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNee
 	if r.replicator && r.Credential == nil {
 		return nil, &fail.Error{Code: fail.Passphrase, Word: "replicate.credential", Problem: "this machine has no credential of a replicator", Where: term.Name(filepath.Join(r.ConfigDir, file)),
 			Effect: "Nothing was changed.", Next: "packhold host enroll --replicator, with an administrator's passphrase; the file it makes can be carried to another machine"}
+	}
+	if need == HolderKey {
+		r.Credential, r.CacheDir = nil, filepath.Join(r.CacheDir, "holder")
 	}
 	access := repo.Access{Credential: r.Credential, Hint: v.String("key-hint")}
 	if !r.replicator && (need != WriterKey || r.Credential == nil) {
