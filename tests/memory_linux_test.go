@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -156,14 +157,10 @@ func newMemoryGroup(t *testing.T) *cgroup.Group {
 	return nil
 }
 
-// runIn runs packhold inside the group.
-func runIn(t *testing.T, g *cgroup.Group, h home, args ...string) {
+// anonymous runs a program and tells how much anonymous memory it had at its largest, and how it ended. What its parent had, which the system's own count of
+// the resident memory begins with, is no part of it.
+func anonymous(t *testing.T, cmd *exec.Cmd) (most int64, err error) {
 	t.Helper()
-	cmd := g.Command(packhold, args...)
-	cmd.Env = h.environ()
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -182,18 +179,29 @@ func runIn(t *testing.T, g *cgroup.Group, h home, args ...string) {
 			}
 		}
 	}()
-	err := cmd.Wait()
+	err = cmd.Wait()
 	close(done)
-	most := <-peak
+	if most = <-peak; most == 0 {
+		t.Errorf("%s: no sample of its memory", cmd)
+	}
+	return most, err
+}
+
+// runIn runs packhold inside the group.
+func runIn(t *testing.T, g *cgroup.Group, h home, args ...string) {
+	t.Helper()
+	cmd := g.Command(packhold, args...)
+	cmd.Env = h.environ()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	start := time.Now()
+	most, err := anonymous(t, cmd)
 	t.Logf("%-7s %5.1f s  %4d MiB anonymous", args[0], time.Since(start).Seconds(), most>>20)
 	if killed, kerr := g.Killed(); kerr != nil || killed > 0 {
 		t.Fatalf("packhold %s: %d processes killed for want of memory (%v), %v\n%s", args[0], killed, kerr, err, &out)
 	}
 	if err != nil {
 		t.Fatalf("packhold %s: %v\n%s", args[0], err, &out)
-	}
-	if most == 0 {
-		t.Errorf("packhold %s: no sample of its memory", args[0])
 	}
 	if most > memoryBudget {
 		t.Errorf("packhold %s: %d MiB of anonymous memory, want at most %d", args[0], most>>20, memoryBudget>>20)
