@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -277,14 +278,31 @@ func TestRestoreNoSpace(t *testing.T) {
 		t.Errorf("left behind: %q", names)
 	}
 	missing := 0
+	var names []string
 	got := mustDescribe(t, dst)
 	for path := range want {
 		if got[path] == "" {
 			missing++
+			names = append(names, path)
 		}
 	}
 	if int64(missing) != sum.number("missing") || sum.number("bytes_missing") != int64(8*100_000+24<<20+30<<20)-complete {
 		t.Errorf("%d items of %d bytes are missing, it says %d of %d", missing, int64(8*100_000+24<<20+30<<20)-complete, sum.number("missing"), sum.number("bytes_missing"))
+	}
+	// Those that are missing are named, and no others. The second run leaves them as they are.
+	lines, err := parseLines(h.run(t, "restore", "--json", "--backup-id", "1", "--destination", dst).stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, l := range lines {
+		if l.text("message_type") == "warning" {
+			told = append(told, strings.TrimPrefix("/"+l.text("item"), source+"/"))
+		}
+	}
+	slices.Sort(names)
+	if slices.Sort(told); !slices.Equal(told, names) {
+		t.Errorf("told as missing %q, missing are %q", told, names)
 	}
 	if err := syscall.Mount("none", dst, "tmpfs", syscall.MS_REMOUNT, "size=128m"); err != nil {
 		t.Fatal(err)
