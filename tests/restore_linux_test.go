@@ -297,7 +297,7 @@ func TestRestoreNoSpace(t *testing.T) {
 	var told []string
 	for _, l := range lines {
 		if l.text("message_type") == "warning" {
-			told = append(told, strings.TrimPrefix("/"+l.text("item"), source+"/"))
+			told = append(told, strings.TrimPrefix(l.text("item"), source+"/"))
 		}
 	}
 	slices.Sort(names)

@@ -2,13 +2,16 @@ package cli
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"packhold/backends/local"
 	"packhold/crypt"
+	"packhold/crypt/canon"
 	"packhold/repo"
 	"packhold/repo/format"
 	"packhold/repo/repotest"
@@ -130,6 +133,61 @@ func TestHostileSnapshots(t *testing.T) {
 			if b, err := os.ReadFile(out + "/d/good"); len(flags) == 0 && w.code != 24 && w.code != 0 && string(b) != "evil" {
 				t.Errorf("%q: the good file: %q, %v", args, b, err)
 			}
+		}
+	}
+}
+
+// TestSlotIterations: iterations outside the bounds, in whatever length they are written, are refused with exit 17 before a key is computed.
+func TestSlotIterations(t *testing.T) {
+	home := enrolled(t)
+	slots, err := filepath.Glob(filepath.Join(repositoryOf(home), "keys", "*"))
+	if err != nil || len(slots) != 1 {
+		t.Fatal(slots, err)
+	}
+	for _, replica := range []string{"1", "2"} {
+		if err := os.RemoveAll(filepath.Join(repositoryOf(home), "replica", replica, "keys")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, err := os.ReadFile(slots[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The object: a header, then a list of the body as bytes, here of 256 to 65,535, signer and signature. Field 3 of the body are the iterations.
+	const begin = 48
+	if good[begin] != 0x83 || good[begin+1] != 0x59 {
+		t.Fatalf("the slot begins with %x", good[begin:begin+2])
+	}
+	had := append([]byte{3}, canon.Marshal(uint64(crypt.MinIterations))...)
+	if bytes.Count(good, had) != 1 {
+		t.Fatal("the iterations are not found")
+	}
+	for _, c := range []struct {
+		iterations uint64
+		code       int
+		word       string
+	}{{0, 17, "key.policy"}, {1, 17, "key.policy"}, {crypt.MinIterations - 1, 17, "key.policy"}, {crypt.MinIterations, 0, ""},
+		{crypt.MinIterations + 1, 12, "key.passphrase"}, {crypt.MaxIterations + 1, 17, "key.policy"}, {1 << 63, 17, "key.policy"}} {
+		field := append([]byte{3}, canon.Marshal(c.iterations)...)
+		b := bytes.Replace(good, had, field, 1)
+		binary.BigEndian.PutUint16(b[begin+2:], binary.BigEndian.Uint16(good[begin+2:])+uint16(len(field)-len(had)))
+		if err := os.Chmod(slots[0], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(slots[0], b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		got := packhold(t, home, unlock, "restore", "--dry-run", "--destination", filepath.Join(t.TempDir(), "out"))
+		if c.code == 0 { // there is no snapshot
+			if c.code = 4; !strings.Contains(got.err, "snapshot.none") {
+				t.Errorf("%d iterations: %s", c.iterations, got.err)
+			}
+		} else {
+			checkFour(t, got.err, c.word)
+		}
+		if took := time.Since(start); got.code != c.code || took > 10*time.Second {
+			t.Errorf("%d iterations: exit %d after %v, want %d\n%s", c.iterations, got.code, took, c.code, got.err)
 		}
 	}
 }
