@@ -129,6 +129,9 @@ func (s *Store) extend(name string, until time.Time) error {
 		return err
 	}
 	if until.After(now) {
+		if err := s.timed(until); err != nil {
+			return err
+		}
 		if guard == backends.Immutable {
 			if err := s.ops.setFlag(f, false); err != nil {
 				return err
@@ -139,6 +142,23 @@ func (s *Store) extend(name string, until time.Time) error {
 		}
 	}
 	return s.flag(f)
+}
+
+// timed compares the clocks before the first extension. A Put compares them with the file that it writes.
+func (s *Store) timed(until time.Time) error {
+	s.mu.Lock()
+	known := s.sameTime
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := s.tryKeep(until); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sameTime = true
+	return nil
 }
 
 // tryKeep finds out whether files can be kept here, with a temporary one.

@@ -224,6 +224,11 @@ func TestKeepOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := r.take()
+	if try := []string{"create tmp/4", "write tmp/4", "keep tmp/4", "chmod tmp/4", "syncfile tmp/4", "remove tmp/4"}; len(log) < len(try) || !slices.Equal(log[:len(try)], try) {
+		t.Errorf("the first extension does not compare the clocks: %q", log)
+	} else {
+		log = log[len(try):]
+	}
 	if immutable := slices.Contains(log, "clearflag a"); immutable {
 		log = slices.Delete(log, 0, 1)
 	}
@@ -294,6 +299,28 @@ func TestKeepFails(t *testing.T) {
 				t.Errorf("%q failed, extended: %+v, %v", failed, info, err)
 			}
 		}
+	}
+}
+
+// TestKeptClock: nothing is kept by a clock that is not the file system's.
+func TestKeptClock(t *testing.T) {
+	for off, fine := range map[time.Duration]bool{backends.MaxSkew - 10*time.Second: true, -backends.MaxSkew + 10*time.Second: true, backends.MaxSkew + 10*time.Second: false,
+		-backends.MaxSkew - 10*time.Second: false, 10 * 365 * 24 * time.Hour: false} {
+		dir := t.TempDir()
+		put(t, openTest(t, dir, Options{}), "there", "x")
+		now := time.Now().Add(off)
+		s := openTest(t, dir, Options{Now: func() time.Time { return now }})
+		for name, o := range map[string]backends.PutOptions{"new": {RetainUntil: now.Add(time.Hour)}, "there": {RetainUntil: now.Add(time.Hour), Extend: true}} {
+			err := s.Put(t.Context(), name, nil, o)
+			if fine && err != nil || !fine && !errors.Is(err, backends.ErrClock) {
+				t.Errorf("a clock off by %v, %+v: %v", off, o, err)
+			}
+			info, err := s.Stat(t.Context(), name)
+			if !fine && (name == "new") != errors.Is(err, fs.ErrNotExist) || info.RetainUntil.IsZero() == fine {
+				t.Errorf("a clock off by %v, %+v: %+v, %v", off, o, info, err)
+			}
+		}
+		wantTempEmpty(t, dir)
 	}
 }
 

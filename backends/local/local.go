@@ -78,6 +78,8 @@ type Store struct {
 	// write only once: a writer who repeats an exclusive Put would take "exists, and holds my bytes" for success. The new
 	// name cannot be taken back either, because others may have acted on seeing it.
 	lost map[string]error
+
+	sameTime bool // the clocks agreed; see timed
 }
 
 var _ backends.Storage = (*Store)(nil)

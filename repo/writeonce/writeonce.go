@@ -27,11 +27,15 @@ type Policy struct {
 	Length     time.Duration            // of everything that has no class, or one without a length of its own
 	Classes    map[string]time.Duration // by retention class
 	Compliance bool                     // in a way that nobody ends early
+	Since      time.Time                // when the settings were made: no clock that is right shows less
 }
+
+// clockSlack is how far a clock may be behind that of who made the settings: time zones mixed up, no more.
+const clockSlack = 24 * time.Hour
 
 // PolicyOf is that of settings. A Length of 0 locks nothing.
 func PolicyOf(s *format.Settings) Policy {
-	p := Policy{Length: time.Duration(s.Lock) * time.Second, Compliance: s.LockMode == "compliance"}
+	p := Policy{Length: time.Duration(s.Lock) * time.Second, Compliance: s.LockMode == "compliance", Since: time.Unix(s.Time, 0)}
 	for _, c := range s.ClassLocks {
 		if p.Classes == nil {
 			p.Classes = make(map[string]time.Duration)
@@ -41,7 +45,7 @@ func PolicyOf(s *format.Settings) Policy {
 	return p
 }
 
-// Settle writes p into settings: PolicyOf(s) is p then, in whole seconds.
+// Settle writes p into settings: PolicyOf(s) is p then, in whole seconds, but for Since.
 func (p Policy) Settle(s *format.Settings) {
 	s.Lock, s.LockMode, s.ClassLocks = int64(p.Length/time.Second), "", nil
 	switch {
@@ -110,6 +114,9 @@ func (k *Keeper) Doubt() { k.memory.clear() }
 // Put implements backends.Storage. What is write-once is locked, unless opts have a date of their own.
 func (k *Keeper) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
 	plain := opts
+	if err := k.checkClock(); err != nil && format.WriteOnce(name) {
+		return fmt.Errorf("storing %q: %w", name, err)
+	}
 	if opts.RetainUntil.IsZero() && format.WriteOnce(name) {
 		opts.RetainUntil = Until(k.now(), k.policy.Of(k.class))
 	}
@@ -122,6 +129,15 @@ func (k *Keeper) Put(ctx context.Context, name string, data []byte, opts backend
 		k.memory.note(name, opts.RetainUntil)
 	}
 	return err
+}
+
+// checkClock finds a clock that was never set, as where a battery is dead: what is locked by it would be free. The storage's own check cannot, where the
+// storage is this machine's disk.
+func (k *Keeper) checkClock() error {
+	if now := k.now(); now.Before(k.policy.Since.Add(-clockSlack)) {
+		return fmt.Errorf("%w: it is %s here, and the settings of the repository were made on %s", backends.ErrClock, now.UTC().Format(time.DateOnly), k.policy.Since.UTC().Format(time.DateOnly))
+	}
+	return nil
 }
 
 // Object is one that has to be kept, and its class.
@@ -182,6 +198,9 @@ func (k *Keeper) Hold(ctx context.Context, objects iter.Seq2[Object, error]) (he
 }
 
 func (k *Keeper) hold(ctx context.Context, o Object) (asked, extended bool, err error) {
+	if err := k.checkClock(); err != nil {
+		return false, false, err
+	}
 	now := k.now()
 	length := k.policy.Of(o.Class)
 	need := now.Add(length)

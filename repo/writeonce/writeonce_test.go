@@ -2,6 +2,7 @@ package writeonce
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,6 +39,7 @@ func TestSettings(t *testing.T) {
 	for _, p := range []Policy{{}, {Length: day}, {Length: day, Compliance: true}, {Length: day, Classes: map[string]time.Duration{"7y": 2557 * day, "1y": 365 * day}}} {
 		var s format.Settings
 		p.Settle(&s)
+		p.Since = time.Unix(0, 0)
 		if got := PolicyOf(&s); fmt.Sprint(got) != fmt.Sprint(p) {
 			t.Errorf("%v comes back as %v", p, got)
 		}
@@ -83,6 +85,32 @@ func TestPut(t *testing.T) {
 	}
 	if info, err := st.Stat(t.Context(), "leases/"+h32+".2"); err != nil || !info.RetainUntil.Equal(own) {
 		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// TestClock: a clock that shows less than when the settings were made locks nothing.
+func TestClock(t *testing.T) {
+	now := time.Now()
+	clock := func() time.Time { return now }
+	st := mem.New(clock)
+	k := New(st, Policy{Length: day, Since: now}, clock, Memory{})
+	if err := k.Put(t.Context(), packName(1), nil, backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(-23 * time.Hour)
+	if err := k.Put(t.Context(), packName(2), nil, backends.PutOptions{}); err != nil {
+		t.Error(err)
+	}
+	now = now.Add(-2 * time.Hour)
+	if err := k.Put(t.Context(), packName(3), nil, backends.PutOptions{}); !errors.Is(err, backends.ErrClock) {
+		t.Error(err)
+	}
+	if err := k.Put(t.Context(), "leases/"+crypt.Sum(nil).String()[:32], nil, backends.PutOptions{}); err != nil {
+		t.Error(err)
+	}
+	k.Doubt()
+	if _, err := k.Hold(t.Context(), func(yield func(Object, error) bool) { yield(Object{Name: packName(1)}, nil) }); !errors.Is(err, backends.ErrClock) {
+		t.Error(err)
 	}
 }
 
