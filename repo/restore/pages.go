@@ -12,14 +12,15 @@ import (
 
 // Tree pages lie side by side in tree packs, about in the order in which a walk asks for them, and most are far smaller than what a request costs.
 const (
-	spanSize = 256 << 10 // bytes fetched at least
-	maxSpans = 32        // kept: 8 MiB, more only where pages are larger
+	spanSize = 256 << 10
+	maxSpans = 32 // kept: 8 MiB, 32 from far storages, more only where pages are larger
 )
 
 // pageReader reads tree pages and other metadata blobs through a few kept spans of the tree packs. Calls must not overlap.
 type pageReader struct {
 	r       *repo.Repo
 	d       *repo.Reader
+	size    int64  // bytes fetched at least, a power of two
 	spans   []span // the last used first
 	fetched uint64
 	again   func(context.Context) error // reads the index again; nil: not possible, or was done
@@ -73,8 +74,8 @@ func (p *pageReader) find(ctx context.Context, at index.Place) []byte {
 			return s.data[from-s.off:][:n]
 		}
 	}
-	start := from &^ (spanSize - 1)
-	end := min(max((from+n+spanSize-1)&^(spanSize-1), from+n), int64(at.Pack.Size))
+	start := from &^ (p.size - 1)
+	end := min(max((from+n+p.size-1)&^(p.size-1), from+n), int64(at.Pack.Size))
 	if end < from+n {
 		return nil
 	}

@@ -578,7 +578,19 @@ func (p *planner) flush() error {
 	case <-p.ctx.Done():
 		return p.ctx.Err()
 	}
+	if e.o.Far && !e.o.DryRun && !slices.ContainsFunc(w.refs, func(r ref) bool { return r.to.base }) { // those may have their bytes
+		gather(w, jobs)
+	}
+	var last *ahead
 	for _, j := range jobs {
+		if j.ahead != nil && j.ahead != last {
+			last = j.ahead
+			select {
+			case e.aheads <- last:
+			case <-p.ctx.Done():
+				return p.ctx.Err()
+			}
+		}
 		select {
 		case e.jobs <- j:
 		case <-p.ctx.Done():
@@ -618,7 +630,7 @@ func (w *window) cut(jobs []job, i, to int) []job {
 			}
 			end = rend
 		}
-		jobs = append(jobs, job{w, int32(i), int32(j), from, end - from})
+		jobs = append(jobs, job{w: w, from: int32(i), to: int32(j), off: from, n: end - from})
 		i = j
 	}
 	return jobs

@@ -113,8 +113,10 @@ type Options struct {
 	DryRun bool
 	// Forbidden are directories that must not be restored into, such as the repository and its cache.
 	Forbidden []string
-	// Workers is how many ranges are fetched and restored at once. 0: one per processor. Far storages want more.
-	Workers  int
+	// Workers is how many ranges are restored at once. 0: one per processor.
+	Workers int
+	// Far says that every request costs a round trip on a network: more is fetched at once, and ahead. It takes 100 MiB of memory more.
+	Far      bool
 	Progress Progress // nil: nobody is told
 
 	items, refs int // of a window; 0: maxItems and maxRefs
@@ -187,6 +189,7 @@ type engine struct {
 
 	jobs    chan job
 	windows chan struct{} // a slot for each window that workers may hold
+	aheads  chan *ahead   // ranges to fetch
 
 	temp    string // beginning of temporary names
 	temps   atomic.Uint64
@@ -251,7 +254,10 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages := &pageReader{r: e.repo, d: first.reader, again: e.repo.LoadIndex}
+	pages := &pageReader{r: e.repo, d: first.reader, size: spanSize, again: e.repo.LoadIndex}
+	if e.o.Far {
+		pages.size = farPages
+	}
 	if err := e.tree.open(ctx, e, pages); err != nil {
 		return nil, err
 	}
@@ -326,12 +332,19 @@ func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader, 
 	}
 	e.jobs = make(chan job, 1024)
 	e.windows = make(chan struct{}, 2)
+	e.aheads = make(chan *ahead)
 	g, gctx := errgroup.WithContext(ctx)
+	if e.o.Far {
+		for range aheadMost {
+			g.Go(func() error { return e.fetchAhead(gctx) })
+		}
+	}
 	for _, w := range workers {
 		g.Go(func() error { return w.run(gctx) })
 	}
 	g.Go(func() error {
 		defer close(e.jobs)
+		defer close(e.aheads)
 		p := newPlanner(gctx, e, first, pages)
 		return p.run(root)
 	})

@@ -37,8 +37,9 @@ func (w *window) place(r *ref) index.Place {
 // job is a part of a window: references to one range of one pack, or items that need no blob.
 type job struct {
 	w        *window
-	from, to int32 // in window.refs, or in window.items where n is 0
-	off, n   int64 // range of the pack
+	from, to int32  // in window.refs, or in window.items where n is 0
+	off, n   int64  // range of the pack
+	ahead    *ahead // nil: fetched by who does the job
 }
 
 // worker does jobs. Its two readers hold one blob each: the one being written, and one of attributes or extents.
@@ -164,18 +165,21 @@ func (w *worker) want(ctx context.Context, j job) error {
 func (w *worker) fetch(ctx context.Context, j job) error {
 	e, refs := w.e, j.w.refs[j.from:j.to]
 	var sealed []byte
-	defer func() { backends.Release(sealed) }() // what is opened is in the reader's memory
-	var gone error
-	if !e.full.Load() {
-		var err error
+	var gone, err error
+	switch {
+	case j.ahead != nil:
+		defer j.ahead.finish()
+		sealed, err = j.ahead.wait(ctx, j)
+	case !e.full.Load():
+		defer func() { backends.Release(sealed) }() // what is opened is in the reader's memory
 		sealed, err = e.repo.ReadPack(ctx, j.w.packs[refs[0].pack], j.off, j.n)
-		if err != nil {
-			if !isDamage(err) {
-				return err
-			}
-			gone = err
-		}
 		e.n.fetched.Add(uint64(len(sealed)))
+	}
+	if err != nil {
+		if !isDamage(err) {
+			return err
+		}
+		gone = err
 	}
 	for len(refs) > 0 {
 		if err := ctx.Err(); err != nil {

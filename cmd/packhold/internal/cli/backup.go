@@ -65,6 +65,7 @@ func (a *app) backup(ctx context.Context, v run.Values, args []string) error {
 	if err != nil {
 		return err
 	}
+	a.Cached = true
 	r, err := a.OpenRepository(ctx, v, run.WriterKey)
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ func (a *app) list(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	a.UseReplica(v)
+	a.Cached = true
 	r, err := a.OpenRepository(ctx, v, need)
 	if err != nil {
 		return err

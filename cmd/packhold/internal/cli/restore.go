@@ -55,6 +55,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	a.UseReplica(v)
+	a.Cached = true
 	r, err := a.OpenRepository(ctx, v, run.ReaderKey)
 	if err != nil {
 		return err
@@ -98,6 +99,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 			return err
 		}
 	}
+	o.Far = r.Store.Far
 	c := new(progress.Counter)
 	c.Total(int64(snap.Stats.Files+snap.Stats.Dirs+snap.Stats.Others), int64(snap.Stats.BytesTotal))
 	o.Progress = restoreProgress{c, a.Out, o.DryRun}

@@ -24,7 +24,6 @@ type memory struct {
 // sweepEvery is how often what killed runs left half written is looked for on a server: it counts as theirs after a day.
 const sweepEvery = 24 * time.Hour
 
-
 // trusted is how long what a place can do counts as known. Servers are replaced and buckets are changed.
 const trusted = 30 * 24 * time.Hour
 

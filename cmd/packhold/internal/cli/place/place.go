@@ -11,9 +11,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"packhold/backends"
+	"packhold/backends/cache"
 	"packhold/backends/limit"
 	"packhold/backends/local"
 	"packhold/backends/retry"
@@ -48,9 +51,23 @@ type Place struct {
 	backends.Storage
 	io.Closer
 
-	// Flat says that a listing costs a request whatever it lists.
-	Flat bool
+	// Far says that every call costs a round trip on a network, Flat that a listing costs one whatever it lists.
+	Far, Flat bool
 }
+
+// Cached returns p with a folder of this machine for the small objects that are named by their hash and that a repository finds by listings. It is
+// not for who has to know what the storage holds. A place that is near is returned as it is.
+func (p *Place) Cached(folder string) backends.Storage {
+	if !p.Far {
+		return p
+	}
+	return cache.New(p, cache.Options{Dir: folder, Keep: func(name string) bool {
+		return slices.ContainsFunc(cachedPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	}})
+}
+
+// cachedPrefixes are where such objects stand. The index has a cache of its own, and packs are not named by all of their bytes.
+var cachedPrefixes = []string{"roots/", "hosts/", "grants/", "bundles/", "forgotten/", "copied/", "verified/"}
 
 // Open opens the place at l. One that does not exist is an error matching fs.ErrNotExist unless Create is set.
 func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
@@ -69,13 +86,13 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Flat: true}, nil
+		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Far: true, Flat: true}, nil
 	case "sftp":
 		st, err := openSFTP(ctx, l.Storage, o)
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st}
+		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Far: true}
 		if o.Up+o.Down > 0 && len(l.Storage.Command) > 0 { // which has no connection of ours
 			p.Storage = limit.New(o.Up, o.Down).Storage(p.Storage)
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
@@ -146,7 +147,11 @@ func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNee
 		a.Out.Warn("cache", err.Error())
 		r.CacheDir, o.CachePath = "", ""
 	}
-	r.Repo, err = repo.Open(ctx, st, access, o)
+	var storage backends.Storage = st
+	if a.Cached && r.CacheDir != "" {
+		storage = st.Cached(filepath.Join(r.CacheDir, "objects"))
+	}
+	r.Repo, err = repo.Open(ctx, storage, access, o)
 	return r, err
 }
 

@@ -23,6 +23,8 @@ type Run struct {
 	Found *config.Settings // by settings
 
 	CreateLocked bool // a bucket that Storage makes gets object lock, which it cannot have later
+	// Cached says that the command may read small objects named by their hash from a folder of this machine. Who has to know what the storage holds does not.
+	Cached bool
 }
 
 // New begins a run; stop ends its context with a cause.
