@@ -331,9 +331,9 @@ func TestSmallWindows(t *testing.T) {
 	st, c := newRepo(t)
 	src := varied(t)
 	snap := take(t, st, c, src)
-	for _, workers := range []int{1, 3} {
+	for i, workers := range []int{1, 3, 1, 3} {
 		dst := t.TempDir()
-		o := restore.Options{Verify: true, Workers: workers}
+		o := restore.Options{Verify: true, Workers: workers, Far: i > 1}
 		restore.SmallWindows(&o)
 		clean(t, bring(t, st, snap, dst, o))
 		same(t, scan(t, dst), scan(t, src))
@@ -548,6 +548,11 @@ func dataPacks(t *testing.T, s backends.Storage, prefix string) map[string][]byt
 }
 
 func TestDamage(t *testing.T) {
+	t.Run("near", func(t *testing.T) { damage(t, false) })
+	t.Run("far", func(t *testing.T) { damage(t, true) })
+}
+
+func damage(t *testing.T, far bool) {
 	st, c := newRepo(t)
 	src := t.TempDir()
 	for i := range 6 {
@@ -569,7 +574,7 @@ func TestDamage(t *testing.T) {
 			must(t, bad.Put(t.Context(), name, b, backends.PutOptions{}))
 		}
 		dst := t.TempDir()
-		res := bring(t, bad, snap, dst, restore.Options{Verify: true})
+		res := bring(t, bad, snap, dst, restore.Options{Verify: true, Far: far})
 		clean(t, res)
 		if res.Mended == 0 {
 			t.Error("nothing was mended")
@@ -607,7 +612,7 @@ func TestDamage(t *testing.T) {
 			must(t, spoil(bad, names[1], packs[names[1]]))
 			dst := t.TempDir()
 			write(t, dst+"/large", []byte("an older one"))
-			res := bring(t, bad, snap, dst, restore.Options{Verify: true})
+			res := bring(t, bad, snap, dst, restore.Options{Verify: true, Far: far})
 			if res.LostCount == 0 || res.LostCount == uint64(len(want)-1) || res.ProblemCount+res.UnsafeCount+res.MismatchCount > 0 {
 				t.Fatalf("%+v", res)
 			}
@@ -648,7 +653,7 @@ func TestMovedPacks(t *testing.T) {
 		return page(t, put, nodes...)
 	}
 	snap := hostile(t, st, c, []string{"/"}, build)
-	for _, kinds := range [][]string{{"packs/"}, {"meta/"}, {"packs/", "meta/"}} {
+	for i, kinds := range [][]string{{"packs/"}, {"meta/"}, {"packs/", "meta/"}, {"packs/"}, {"packs/", "meta/"}} {
 		s := st.Clone()
 		stale := reader(t, s)
 		for _, prefix := range append(kinds, "index/") {
@@ -658,7 +663,7 @@ func TestMovedPacks(t *testing.T) {
 		}
 		hostile(t, s, c, []string{"/"}, build) // stores it all again
 		dst := t.TempDir()
-		res, err := restore.Run(t.Context(), stale, snap, dst, restore.Options{Verify: true})
+		res, err := restore.Run(t.Context(), stale, snap, dst, restore.Options{Verify: true, Far: i > 2})
 		must(t, err)
 		clean(t, res)
 		for i := range 20 {
@@ -703,7 +708,7 @@ func TestCancel(t *testing.T) {
 			}
 		}}
 		dst := t.TempDir()
-		o := restore.Options{Progress: p}
+		o := restore.Options{Progress: p, Far: after%3 == 1}
 		if after%2 == 0 {
 			restore.SmallWindows(&o)
 		}
