@@ -570,6 +570,12 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	} else if err != nil {
 		return nil, err
 	}
+	if !s.o.NoValidate && !s.confirmed.Load() {
+		// From here on it counts, so that it could not be read again is no failure: that it is not what was meant is.
+		if err := stored.Compare(ctx, r.storage, name, object); stored.Isolated(err) || stored.Missing(err) {
+			return nil, err
+		}
+	}
 	return object, nil
 }
 

@@ -312,3 +312,48 @@ func contentsIfAny(t *testing.T, dir string) map[string]string {
 	}
 	return contents(t, dir)
 }
+
+// TestBadReadBack: a storage that says it stored a file, and stored other bytes, half of them, or gives others back, is found out: there is no snapshot that
+// anybody was told of, and the next backup stores what was lost.
+func TestBadReadBack(t *testing.T) {
+	base, source := enrolled(t), t.TempDir()
+	files(t, source, rand.New(rand.NewPCG(5, 6)))
+	want := contents(t, source)
+	for name, rule := range map[string]fault.Rule{
+		"a data pack is stored garbled":     {Op: fault.Put, Prefix: "packs/", Effect: fault.Garble, Bit: 54321},
+		"a data pack is stored short":       {Op: fault.Put, Prefix: "packs/", Effect: fault.Short},
+		"a data pack is read garbled":       {Op: fault.Get, Prefix: "packs/", Effect: fault.Garble, Bit: 54321},
+		"a tree pack is stored garbled":     {Op: fault.Put, Prefix: "meta/", Effect: fault.Garble, Bit: 54321},
+		"an index segment is stored short":  {Op: fault.Put, Prefix: "index/", Effect: fault.Short},
+		"a snapshot record is stored short": {Op: fault.Put, Prefix: "snapshots/", Effect: fault.Short},
+		"a snapshot record is garbled":      {Op: fault.Put, Prefix: "snapshots/", Effect: fault.Garble, Bit: 4321},
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := copyOf(t, base)
+			over := func(s backends.Storage) backends.Storage { return fault.New(s, rule) }
+			got := runOver(t, over, home, nil, "backup", "--quiet", "--source", source)
+			if got.code != 21 || !strings.Contains(got.err, "reading back "+rule.Prefix) {
+				t.Errorf("exit %d\n%s", got.code, got.err)
+			}
+			checkFour(t, got.err, "damage.lost")
+			if got := packhold(t, home, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+				t.Errorf("the next backup: exit %d\n%s", got.code, got.err)
+			}
+			id := "latest"
+			if rule.Prefix == "snapshots/" { // the record may be of anything, so that nobody knows what is the latest
+				id = "2"
+			}
+			restores(t, home, id, want)
+			// Without validation nobody notices before somebody reads.
+			if rule.Op == fault.Put {
+				home = copyOf(t, base)
+				if got := runOver(t, over, home, nil, "backup", "--quiet", "--source", source, "--no-validate"); got.code != 0 {
+					t.Errorf("without validation: exit %d\n%s", got.code, got.err)
+				}
+				if got := packhold(t, home, unlock, "verify", "--quiet", "--read-data"); got.code < 20 {
+					t.Errorf("verify after that: exit %d\n%s", got.code, got.err)
+				}
+			}
+		})
+	}
+}
