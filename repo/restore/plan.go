@@ -15,6 +15,7 @@ import (
 	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/localfs"
+	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
 )
 
@@ -108,7 +109,7 @@ type planner struct {
 	ctx    context.Context
 	e      *engine
 	w      *worker
-	pages  *pageReader
+	pages  *fetch.Pages
 	stack  []*dir // by depth
 	win    *window
 	groups map[groupKey]*group
@@ -117,15 +118,15 @@ type planner struct {
 	clone  bool     // nodes are few of many: do not keep their pages
 }
 
-func newPlanner(ctx context.Context, e *engine, w *worker, pages *pageReader) *planner {
+func newPlanner(ctx context.Context, e *engine, w *worker, pages *fetch.Pages) *planner {
 	return &planner{ctx: ctx, e: e, w: w, pages: pages, win: newWindow(), groups: make(map[groupKey]*group),
 		clone: e.o.Include != nil || e.o.Exclude != nil}
 }
 
 func (p *planner) run(at *os.Root) error {
 	e := p.e
-	if p.pages.again != nil {
-		p.pages.again = p.reload
+	if p.pages.Again != nil {
+		p.pages.Again = p.reload
 	}
 	root := &dir{root: at, path: "/", made: true, fresh: e.made, node: e.tree.self, in: e.tree.picked}
 	if e.tree.prefix != "" {
@@ -146,7 +147,7 @@ func (p *planner) run(at *os.Root) error {
 		return err
 	}
 	p.lock()
-	e.n.fetched.Add(p.pages.fetched)
+	e.n.fetched.Add(p.pages.Fetched)
 	return p.pop(0)
 }
 
@@ -513,7 +514,7 @@ func (p *planner) content(it *item) error {
 	at := uint64(0)
 	for x, err := range snapshot.EachExtent(p.ctx, p.pages, it.node) {
 		if err != nil {
-			if p.ctx.Err() != nil || !isDamage(err) {
+			if p.ctx.Err() != nil || !fetch.Damage(err) {
 				return err
 			}
 			p.e.note(it, &failure{lost: true, ranges: []Range{{int64(at), int64(it.node.Size - at)}}, err: err})
@@ -542,7 +543,7 @@ func (p *planner) want(it *item, x snapshot.Extent, at int64) error {
 		return nil
 	}
 	if err != nil {
-		if !isDamage(err) {
+		if !fetch.Damage(err) {
 			return err
 		}
 		p.e.note(it, &failure{lost: true, ranges: []Range{{at, int64(x.Length)}}, err: err})
@@ -579,9 +580,15 @@ func (p *planner) flush() error {
 		return p.ctx.Err()
 	}
 	if e.o.Far && !e.o.DryRun && !slices.ContainsFunc(w.refs, func(r ref) bool { return r.to.base }) { // those may have their bytes
-		gather(w, jobs)
+		var a *fetch.Ahead
+		for i := range jobs {
+			if j := &jobs[i]; j.n > 0 {
+				a = a.Add(w.packs[w.refs[j.from].pack], j.off, j.n)
+				j.ahead = a
+			}
+		}
 	}
-	var last *ahead
+	var last *fetch.Ahead
 	for _, j := range jobs {
 		if j.ahead != nil && j.ahead != last {
 			last = j.ahead
@@ -709,7 +716,7 @@ func (p *planner) second(refs []ref) error {
 		}
 		if err == nil {
 			err = p.place(r, at)
-		} else if isDamage(err) {
+		} else if fetch.Damage(err) {
 			err = p.w.failed(p.ctx, &r, &failure{lost: true, ranges: []Range{{r.at, int64(r.raw)}}, err: err})
 		}
 		if err != nil {

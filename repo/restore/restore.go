@@ -23,7 +23,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,6 +36,7 @@ import (
 	"packhold/repo"
 	"packhold/repo/compare"
 	"packhold/repo/localfs"
+	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
 )
 
@@ -188,8 +188,8 @@ type engine struct {
 	made bool // the destination is this run's, or a dry run's that does not exist
 
 	jobs    chan job
-	windows chan struct{} // a slot for each window that workers may hold
-	aheads  chan *ahead   // ranges to fetch
+	windows chan struct{}     // a slot for each window that workers may hold
+	aheads  chan *fetch.Ahead // ranges to fetch
 
 	temp    string // beginning of temporary names
 	temps   atomic.Uint64
@@ -254,10 +254,7 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages := &pageReader{r: e.repo, d: first.reader, size: spanSize, again: e.repo.LoadIndex}
-	if e.o.Far {
-		pages.size = farPages
-	}
+	pages := fetch.NewPages(e.repo, first.reader, e.o.Far)
 	if err := e.tree.open(ctx, e, pages); err != nil {
 		return nil, err
 	}
@@ -284,7 +281,7 @@ func (e *engine) run(ctx context.Context, dst string) (*Result, error) {
 		}
 	}()
 	err = e.restore(ctx, first, pages, root)
-	pages.again = nil
+	pages.Again = nil
 	e.removePartial(ctx.Err() != nil)
 	if err == nil && e.full.Load() {
 		err = ErrFull
@@ -321,7 +318,7 @@ func (e *engine) openDestination(dst string) (*os.Root, error) {
 }
 
 // restore runs planner and workers.
-func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader, root *os.Root) error {
+func (e *engine) restore(ctx context.Context, first *worker, pages *fetch.Pages, root *os.Root) error {
 	workers := []*worker{}
 	for range e.o.Workers {
 		w, err := e.newWorker()
@@ -332,10 +329,10 @@ func (e *engine) restore(ctx context.Context, first *worker, pages *pageReader, 
 	}
 	e.jobs = make(chan job, 1024)
 	e.windows = make(chan struct{}, 2)
-	e.aheads = make(chan *ahead)
+	e.aheads = make(chan *fetch.Ahead)
 	g, gctx := errgroup.WithContext(ctx)
 	if e.o.Far {
-		for range aheadMost {
+		for range fetch.AheadMost {
 			g.Go(func() error { return e.fetchAhead(gctx) })
 		}
 	}
@@ -362,14 +359,17 @@ func (e *engine) result() *Result {
 	return r
 }
 
-// isDamage reports whether err says that the repository does not hold, or no longer yields, what is asked for. Everything else stops the run.
-func isDamage(err error) bool {
-	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrTampered) || errors.Is(err, snapshot.ErrMalformed) ||
-		errors.Is(err, io.ErrUnexpectedEOF)
+// fetchAhead fetches what the planner asks for, one range after the other, and keeps each until nobody needs it.
+func (e *engine) fetchAhead(ctx context.Context) error {
+	for a := range e.aheads {
+		n, err := a.Fetch(ctx, e.repo, e.full.Load())
+		e.n.fetched.Add(uint64(n))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
-
-// isGone reports damage that prune explains: the pack was there when the index was read.
-func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // isUnsafe reports whether a failure of the destination says that somebody put something in the way of a directory, or that the name
 // is none on this system.

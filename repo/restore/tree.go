@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"packhold/crypt"
+	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
 )
 
@@ -21,7 +22,7 @@ type tree struct {
 }
 
 // open finds the source.
-func (t *tree) open(ctx context.Context, e *engine, pages *pageReader) error {
+func (t *tree) open(ctx context.Context, e *engine, pages *fetch.Pages) error {
 	body := e.snap.Body
 	if body == nil {
 		var err error
@@ -104,7 +105,7 @@ type picked struct {
 
 // each walks the tree and calls f with what is not left out, in the order of the walk. Entries of depth n lie in the last one of depth n-1.
 // Errors of the walk go to bad, which stops the walk if it returns one.
-func (e *engine) each(ctx context.Context, pages *pageReader, f func(picked) error, bad func(path string, seq uint64, err error) error) error {
+func (e *engine) each(ctx context.Context, pages *fetch.Pages, f func(picked) error, bad func(path string, seq uint64, err error) error) error {
 	if n := e.tree.single; n != nil {
 		path := e.tree.prefix + "/" + n.Name
 		if e.o.Exclude != nil && e.o.Exclude(path, false) || !e.tree.picked && !e.picks(path, false) {
@@ -121,7 +122,7 @@ func (e *engine) each(ctx context.Context, pages *pageReader, f func(picked) err
 			path = e.tree.prefix
 		}
 		if err != nil {
-			if ctx.Err() != nil || !isDamage(err) {
+			if ctx.Err() != nil || !fetch.Damage(err) {
 				return err
 			}
 			if err := bad(path, seq, err); err != nil {

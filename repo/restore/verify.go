@@ -5,11 +5,12 @@ import (
 	"os"
 
 	"packhold/repo/compare"
+	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
 )
 
 // verify walks the tree once more, reads everything that was restored, and compares.
-func (e *engine) verify(ctx context.Context, pages *pageReader, root *os.Root) error {
+func (e *engine) verify(ctx context.Context, pages *fetch.Pages, root *os.Root) error {
 	walk := func(ctx context.Context, f func(compare.Entry) error) error {
 		if n := e.tree.self; n != nil && e.tree.picked && e.o.Overwrite == Always {
 			if err := f(compare.Entry{Node: e.owned(n), Path: e.tree.prefix, Meta: true}); err != nil {
@@ -25,7 +26,7 @@ func (e *engine) verify(ctx context.Context, pages *pageReader, root *os.Root) e
 			return f(it)
 		}, known)
 	}
-	return compare.Run(ctx, root, walk, compare.Options{Pages: pages, Damaged: isDamage, Workers: e.o.Workers,
+	return compare.Run(ctx, root, walk, compare.Options{Pages: pages, Damaged: fetch.Damage, Workers: e.o.Workers,
 		NoOwner: e.o.Apply.NoOwner, NoPrivileged: e.o.Apply.NoPrivileged,
 		Mismatch: e.mismatch,
 		Done: func(entries, bytes int64) {

@@ -14,6 +14,7 @@ import (
 	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/localfs"
+	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
 )
 
@@ -37,9 +38,9 @@ func (w *window) place(r *ref) index.Place {
 // job is a part of a window: references to one range of one pack, or items that need no blob.
 type job struct {
 	w        *window
-	from, to int32  // in window.refs, or in window.items where n is 0
-	off, n   int64  // range of the pack
-	ahead    *ahead // nil: fetched by who does the job
+	from, to int32        // in window.refs, or in window.items where n is 0
+	off, n   int64        // range of the pack
+	ahead    *fetch.Ahead // nil: fetched by who does the job
 }
 
 // worker does jobs. Its two readers hold one blob each: the one being written, and one of attributes or extents.
@@ -168,15 +169,15 @@ func (w *worker) fetch(ctx context.Context, j job) error {
 	var gone, err error
 	switch {
 	case j.ahead != nil:
-		defer j.ahead.finish()
-		sealed, err = j.ahead.wait(ctx, j)
+		defer j.ahead.Finish()
+		sealed, err = j.ahead.Wait(ctx, j.off, j.n)
 	case !e.full.Load():
 		defer func() { backends.Release(sealed) }() // what is opened is in the reader's memory
 		sealed, err = e.repo.ReadPack(ctx, j.w.packs[refs[0].pack], j.off, j.n)
 		e.n.fetched.Add(uint64(len(sealed)))
 	}
 	if err != nil {
-		if !isDamage(err) {
+		if !fetch.Damage(err) {
 			return err
 		}
 		gone = err
@@ -216,7 +217,7 @@ func (w *worker) blob(ctx context.Context, j job, refs []ref, sealed []byte, gon
 		plain, err = w.reader.Open(refs[0].id, at, sealed[from:from+int64(at.Length)])
 	}
 	if err != nil {
-		if !isDamage(err) {
+		if !fetch.Damage(err) {
 			return err
 		}
 		first := err
@@ -225,7 +226,7 @@ func (w *worker) blob(ctx context.Context, j job, refs []ref, sealed []byte, gon
 		case err == nil:
 			e.n.mended.Add(1)
 			e.o.Progress.Mended(refs[0].to.path(), first)
-		case !isDamage(err):
+		case !fetch.Damage(err):
 			return err
 		default:
 			return w.damaged(ctx, refs, err)
@@ -244,7 +245,7 @@ func (w *worker) blob(ctx context.Context, j job, refs []ref, sealed []byte, gon
 func (w *worker) damaged(ctx context.Context, refs []ref, err error) error {
 	for i := range refs {
 		r := &refs[i]
-		if isGone(err) && !r.again && w.e.later(*r) {
+		if fetch.Gone(err) && !r.again && w.e.later(*r) {
 			continue
 		}
 		if err := w.failed(ctx, r, &failure{lost: true, ranges: []Range{{r.at, int64(r.raw)}}, err: err}); err != nil {
@@ -391,7 +392,7 @@ func (w *worker) finish(ctx context.Context, it *item, plain []byte) error {
 			if ctx.Err() != nil || errors.Is(err, repo.ErrStorage) {
 				return err
 			}
-			f = &failure{lost: isDamage(err), err: err}
+			f = &failure{lost: fetch.Damage(err), err: err}
 		}
 	}
 	if f != nil {
@@ -419,7 +420,7 @@ func (w *worker) complete(ctx context.Context, n *snapshot.Node) (*snapshot.Node
 	c := *n
 	var err error
 	c.XAttrs, err = snapshot.XAttrs(ctx, w.meta, n)
-	if err != nil && (ctx.Err() != nil || !isDamage(err)) {
+	if err != nil && (ctx.Err() != nil || !fetch.Damage(err)) {
 		return nil, err
 	}
 	if err != nil {
