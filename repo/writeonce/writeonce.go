@@ -231,10 +231,10 @@ func (k *Keeper) hold(ctx context.Context, o Object) (asked, extended bool, err 
 	return true, true, nil
 }
 
-// Check returns an error matching backends.ErrUnsupported if s cannot keep what p says. Nothing may be stored in s under the name of a config yet, and
-// nothing is then.
+// Check returns an error matching backends.ErrUnsupported if s cannot keep files as p says. It tries with the config: if there is one it is locked for
+// a minute, and nothing is stored.
 func Check(ctx context.Context, s backends.Storage, p Policy, now time.Time) error {
-	err := s.Put(ctx, format.ConfigNames[0], nil, backends.PutOptions{Extend: true, RetainUntil: Until(now, p.Length), Compliance: p.Compliance})
+	err := s.Put(ctx, format.ConfigNames[0], nil, backends.PutOptions{Extend: true, RetainUntil: now.Add(time.Minute), Compliance: p.Compliance})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"packhold/crypt"
 	"packhold/pack"
 	"packhold/repo"
+	"packhold/repo/admin"
 	"packhold/repo/audit"
 	"packhold/repo/backup"
 	"packhold/repo/gc"
@@ -112,7 +113,8 @@ func rules() []fail.Rule {
 
 		{Is: backends.ErrClock, Code: fail.Clock, Word: "clock.skew", Effect: "Nothing was stored under a wrong date.",
 			Next: "set this machine's clock (timedatectl, chronyc tracking) or the server's, then run the command again"},
-		{Is: lock.ErrNone, Code: fail.Usage, Word: "lock.none", Effect: nothing, Next: "packhold lock status; a new repository is write-once with: packhold init --immutable 30d"},
+		{Is: lock.ErrNone, Code: fail.Usage, Word: "lock.none", Effect: nothing, Next: "packhold lock set --immutable 30d makes it write-once"},
+		{Is: admin.ErrShorter, Code: fail.Usage, Word: "lock.shorter", Effect: nothing, Next: "packhold lock status says for how long it is now"},
 
 		{Is: backends.ErrKept, Code: fail.Denied, Word: "access.immutable", Effect: "It stays. Nothing committed is lost.", Next: "wait until then, then run the command again; packhold lock status shows all dates"},
 		{Is: fs.ErrPermission, Code: fail.Denied, Word: "access.denied", Next: "run it as a user who may, or change the permissions"},

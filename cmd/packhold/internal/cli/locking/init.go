@@ -52,8 +52,11 @@ func Length(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Policy reads the flags. A Length of 0 is no lock.
-func Policy(v run.Values) (p writeonce.Policy, err error) {
+// Policy reads the flags of init. A Length of 0 is no lock.
+func Policy(v run.Values) (p writeonce.Policy, err error) { return policy(v, writeonce.Policy{}) }
+
+// policy reads the flags, which change old.
+func policy(v run.Values, old writeonce.Policy) (p writeonce.Policy, err error) {
 	for _, text := range v.StringSlice("immutable") {
 		class, period, of := strings.Cut(text, "=")
 		if !of {
@@ -78,13 +81,24 @@ func Policy(v run.Values) (p writeonce.Policy, err error) {
 		}
 		p.Classes[class] = length
 	}
+	if p.Length == 0 {
+		p.Length = old.Length
+	}
+	for class, length := range old.Classes {
+		if _, given := p.Classes[class]; !given {
+			if p.Classes == nil {
+				p.Classes = make(map[string]time.Duration)
+			}
+			p.Classes[class] = length
+		}
+	}
 	if p.Length == 0 && len(p.Classes) > 0 {
 		return p, fail.Usagef("value", help, "--immutable says for how long a class is kept, and not for how long everything else is: add --immutable 30d")
 	}
 	switch mode := v.String("immutable-mode"); {
 	case p.Length == 0 && (v.IsSet("immutable-mode") || v.IsSet("yes-compliance")):
 		return p, fail.Usagef("flag", help, "--immutable-mode and --yes-compliance need --immutable")
-	case mode == "compliance":
+	case mode == "compliance" || old.Compliance && !v.IsSet("immutable-mode"):
 		p.Compliance = true
 	case mode != "governance":
 		return p, fail.Usagef("value", help, "mode %s is neither governance nor compliance", term.Name(mode))

@@ -11,6 +11,8 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
+	"packhold/repo/admin"
+	"packhold/repo/audit"
 	"packhold/repo/lock"
 	"packhold/repo/writeonce"
 )
@@ -20,6 +22,7 @@ func classes(p writeonce.Policy) []string { return slices.Sorted(maps.Keys(p.Cla
 // Command is the command lock.
 func Command(a *run.Run) *cli.Command {
 	keys := []cli.Flag{run.KeyHintFlag(), run.KeyFileFlag()}
+	set := append(Flags(), keys...)
 	return &cli.Command{
 		Name: "lock", Usage: "look at the locks of a write-once repository, and extend them",
 		Subcommands: []*cli.Command{
@@ -27,6 +30,8 @@ func Command(a *run.Run) *cli.Command {
 				Action: a.Action(func(ctx context.Context, v run.Values, _ []string) error { return status(ctx, a, v) })},
 			{Name: "extend", Usage: "extend the locks of everything that the repository still needs", Flags: keys,
 				Action: a.Action(func(ctx context.Context, v run.Values, _ []string) error { return extend(ctx, a, v) })},
+			{Name: "set", Usage: "make the repository write-once, or for longer than before; needs an administrator's passphrase", Flags: set,
+				Action: a.Action(func(ctx context.Context, v run.Values, _ []string) error { return change(ctx, a, v) })},
 		},
 	}
 }
@@ -145,7 +150,10 @@ func due(a *run.Run, s *lock.Status, now time.Time) error {
 	}
 	f := &fail.Error{Code: fail.Repairable, Word: "lock.due", Where: a.Where, Effect: "Whoever may delete in the storage can delete them. Nothing was changed.", Next: "packhold lock extend"}
 	if s.Opened > 0 {
-		f.Problem = term.Plural(int64(s.Opened), "object") + " of the repository should be locked and lies open"
+		f.Problem = term.Plural(int64(s.Opened), "object") + " of the repository should be locked and lie open"
+		if s.Opened == 1 {
+			f.Problem = "1 object of the repository should be locked and lies open"
+		}
 		return f
 	}
 	f.Problem, f.Effect = "locks end soon that have not been extended for long", "Everything is locked still. Nothing was changed."
@@ -183,4 +191,63 @@ func extend(ctx context.Context, a *run.Run, v run.Values) error {
 			Effect: "The locks of the others are extended.", Next: "packhold verify"}
 	}
 	return err
+}
+
+// change is lock set.
+func change(ctx context.Context, a *run.Run, v run.Values) error {
+	if len(v.StringSlice("immutable")) == 0 && !v.IsSet("immutable-mode") {
+		return fail.Usagef("flag", "packhold help lock set", "say for how long: --immutable 30d")
+	}
+	settings, err := a.Settings()
+	if err != nil {
+		return err
+	}
+	r, err := a.OpenRepository(ctx, v, run.ReaderKey)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	old := writeonce.PolicyOf(r.Settings())
+	p, err := policy(v, old)
+	if err != nil {
+		return err
+	}
+	if !old.Compliance {
+		if err := Confirm(ctx, a, v, p, settings.Repository); err != nil {
+			return err
+		}
+	}
+	if err := Check(ctx, a, r.Store, p, settings.Repository); err != nil {
+		return err
+	}
+	e := audit.Event{Op: "lock set", Outcome: audit.Intent}
+	log, err := r.Journal(ctx)
+	if err != nil {
+		return err
+	}
+	intent, err := log.Append(ctx, e)
+	if err != nil {
+		return err
+	}
+	err = admin.SetLock(ctx, r.Repo, p)
+	e = run.OutcomeOf(err, 0)
+	e.Op, e.IntentSeq = "lock set", intent
+	if rerr := r.Record(ctx, e); err == nil {
+		err = rerr
+	}
+	if err != nil {
+		return err
+	}
+	if a.Out.JSON {
+		return a.Out.Object("lock_changed", struct {
+			Seconds    int64 `json:"seconds"`
+			Compliance bool  `json:"compliance"`
+		}{int64(p.Length / time.Second), p.Compliance})
+	}
+	a.Out.Say("write-once for %s from now on", days(p.Length))
+	for _, c := range classes(p) {
+		a.Out.Say("  backups with --retention %s: for %s", c, days(p.Of(c)))
+	}
+	a.Out.Say("What is there already is locked by: packhold lock extend")
+	return nil
 }
