@@ -8,12 +8,13 @@ GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PLATFORMS := linux/amd64 linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 FUZZTIME ?= 20s
+OUTAGE ?= 5m
 # Packages whose goroutines share memory. The race detector costs them five to ten times the time.
 RACE := ./backends/... ./chunk/... ./index/... ./pack/... ./repo/... ./cmd/...
 # Flags of `make bench`, such as: make bench BENCH='-corpora random -scale 0.1'
 BENCH ?=
 
-.PHONY: build test demo bench bench-scale bench-remote fuzz soak lint cross setup clean
+.PHONY: build test outage demo bench bench-scale bench-remote fuzz soak lint cross setup clean
 
 build:
 	$(GO) build -trimpath -o build/packhold ./cmd/packhold
@@ -27,6 +28,10 @@ test: setup
 	$(GO) vet ./...
 	$(GO) test -timeout 15m ./...
 	$(GO) test -timeout 15m -race -short $(RACE)
+
+# What a storage that is away for OUTAGE does to a backup, a verify and a restore. It sleeps most of the time.
+outage: setup
+	PACKHOLD_OUTAGE=$(OUTAGE) $(GO) test -count 1 -timeout 30m -run '^TestOutage$$' ./tests
 
 # Builds, backs up real files, changes some, backs up again, lists, restores, compares, verifies.
 demo: build
@@ -58,7 +63,7 @@ fuzz:
 
 # The tests of crashes and interleavings, many times longer.
 soak: setup
-	PACKHOLD_SOAK=1 $(GO) test -count 1 -timeout 6h -v -run 'Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model' ./tests ./repo/... ./backends/...
+	PACKHOLD_SOAK=1 PACKHOLD_OUTAGE=16m $(GO) test -count 1 -timeout 6h -v -run 'Outage|Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model' ./tests ./repo/... ./backends/...
 
 lint:
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi

@@ -100,7 +100,13 @@ func (r remote) exits(t *testing.T, code int, args ...string) result {
 
 func (s *s3Server) remote(t *testing.T, place string) remote {
 	t.Helper()
-	return remote{home(t.TempDir()), []string{"AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret, "PACKHOLD_REPOSITORY=s3:http://" + s.addr + "/" + place}}
+	return s.at(t, s.addr, place)
+}
+
+// at is remote over a line to the server.
+func (s *s3Server) at(t *testing.T, addr, place string) remote {
+	t.Helper()
+	return remote{home(t.TempDir()), []string{"AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret, "PACKHOLD_REPOSITORY=s3:http://" + addr + "/" + place}}
 }
 
 func isDir(path string) bool {
@@ -151,45 +157,6 @@ func mainJob(t *testing.T, r remote) {
 	sameTree(t, second, dst)
 }
 
-// outage has the server go away for a while in the middle of a backup, which ends well all the same, and of a restore.
-func outage(t *testing.T, r remote, stop, run func()) {
-	t.Helper()
-	source := filepath.Join(t.TempDir(), "source")
-	if err := os.Mkdir(source, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 24 {
-		if err := writeRandom(filepath.Join(source, string(rune('a'+i))), uint64(i), 4<<20); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.exits(t, 0, "init", "--quiet", "--pack-size", "2M")
-	dst := filepath.Join(t.TempDir(), "restored")
-	told := 0
-	for _, args := range [][]string{{"backup", "--quiet", "--source", source}, {"verify", "--quiet", "--read-data"}, {"restore", "--quiet", "--destination", dst}} {
-		cmd := r.command(args...)
-		var errs strings.Builder
-		cmd.Stderr = &errs
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(400 * time.Millisecond)
-		stop()
-		time.Sleep(2 * time.Second)
-		run()
-		if err := cmd.Wait(); err != nil {
-			t.Fatalf("%q: %v\n%s", args, err, &errs)
-		}
-		if strings.Contains(errs.String(), "tried again in") {
-			told++
-		}
-	}
-	if told == 0 { // a fast one of them may have ended before
-		t.Error("nothing tells of the outages")
-	}
-	sameTree(t, mustDescribe(t, source), dst)
-}
-
 func TestS3(t *testing.T) {
 	s := startS3(t)
 	mainJob(t, s.remote(t, "bucket/a/prefix"))
@@ -222,6 +189,4 @@ func TestS3(t *testing.T) {
 	s.stop()
 	gone.exits(t, 14, "list")
 	s.run(t)
-
-	outage(t, s.remote(t, "bucket/outage"), s.stop, func() { s.run(t) })
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"packhold/backends"
@@ -19,11 +20,13 @@ type Options struct {
 	// First and Most are the first and the longest wait between two tries of a call; each wait is up to twice the one before. 0: 250 ms and 30 s.
 	First, Most time.Duration
 
-	// GiveUp is how long after its first failure a call is tried. 0: 15 minutes.
+	// GiveUp is how long after its first failure a call is tried, or after that of the first call of all since the storage answered one. 0: 15 minutes.
 	GiveUp time.Duration
 
-	// Waiting is told of every wait before it begins. It is called concurrently; nil: nobody is told.
+	// Waiting is told of a wait before it begins: of the first since the storage answered, and then of one every Most, since many calls wait at once.
+	// Back is told when it answers again, and for how long it did not. They are called concurrently; nil: nobody is told.
 	Waiting func(what string, err error, wait time.Duration)
+	Back    func(away time.Duration)
 
 	// Now is the clock, Sleep waits until the time is over or ctx is done, Rand draws from [0, 1). Nil: the real ones.
 	Now   func() time.Time
@@ -39,9 +42,16 @@ type Later interface {
 
 // Store is a backends.Storage that hands every call to another, and tries it again when it fails for a reason that may pass. A Put whose answer got lost is
 // tried again too, so that an exclusive one may find its own file, and so is a Delete. A listing that breaks off begins again: it may yield a file twice.
+//
+// Once a call was given up because the storage is away, later ones are tried once each until it is back: who failed must not wait as long again to say so.
 type Store struct {
 	inner backends.Storage
 	o     Options
+
+	mu   sync.Mutex // guards what is below
+	away time.Time  // the first failure since the storage answered, zero if there was none
+	last time.Time  // the last one
+	told time.Time  // when Waiting was called last, zero if it was not in this outage
 }
 
 var _ backends.Storage = (*Store)(nil)
@@ -66,7 +76,7 @@ func New(inner backends.Storage, o Options) *Store {
 	if o.Rand == nil {
 		o.Rand = rand.Float64
 	}
-	return &Store{inner, o}
+	return &Store{inner: inner, o: o}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -91,6 +101,47 @@ func final(err error) bool {
 	return false
 }
 
+// answers reports whether err is what only a storage says that is there.
+func answers(err error) bool {
+	return err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)
+}
+
+// answered notes that the storage is there.
+func (s *Store) answered() {
+	s.mu.Lock()
+	away, told := s.away, !s.told.IsZero()
+	s.away, s.told = time.Time{}, time.Time{}
+	s.mu.Unlock()
+	if told && s.o.Back != nil {
+		s.o.Back(s.o.Now().Sub(away))
+	}
+}
+
+// failed notes a failure, and returns since when the storage does not answer.
+func (s *Store) failed(now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Calls whose callers went away leave no end of an outage: one that nobody has seen for so long is another.
+	if s.away.IsZero() || now.Sub(s.last) > s.o.GiveUp/2 {
+		s.away, s.told = now, time.Time{}
+	}
+	s.last = now
+	return s.away
+}
+
+// tell tells of a wait, unless somebody was told a moment ago.
+func (s *Store) tell(what string, err error, pause time.Duration, now time.Time) {
+	s.mu.Lock()
+	quiet := s.o.Waiting == nil || !s.told.IsZero() && now.Sub(s.told) < s.o.Most
+	if !quiet {
+		s.told = now
+	}
+	s.mu.Unlock()
+	if !quiet {
+		s.o.Waiting(what, err, pause)
+	}
+}
+
 // try calls f until it succeeds, fails for good, or the time is over.
 func (s *Store) try(ctx context.Context, what string, f func() error) error {
 	var began time.Time
@@ -100,24 +151,30 @@ func (s *Store) try(ctx context.Context, what string, f func() error) error {
 			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 		}
 		err := f()
-		if err == nil || final(err) {
+		if answers(err) {
+			s.answered()
+		}
+		if err == nil || final(err) || ctx.Err() != nil {
 			return err
 		}
 		now := s.o.Now()
 		if n == 1 {
 			began = now
 		}
-		// Not all who were cut off at once come back at once.
-		pause := wait/2 + time.Duration(s.o.Rand()*float64(wait)/2)
+		away := s.failed(now)
+		if began.Before(away) { // the storage answers others, but not this call
+			away = began
+		}
+		left := s.o.GiveUp - now.Sub(away)
+		// Not all who were cut off at once come back at once. The last try is at the end.
+		pause := min(wait/2+time.Duration(s.o.Rand()*float64(wait)/2), left)
 		if later, ok := errors.AsType[Later](err); ok {
 			pause = max(pause, later.RetryAfter())
 		}
-		if past := now.Sub(began); past+pause > s.o.GiveUp {
-			return fmt.Errorf("%w; given up after %d tries in %v", err, n, past.Round(time.Second))
+		if left <= 0 || pause > left {
+			return fmt.Errorf("%w; given up after %d tries in %v", err, n, now.Sub(away).Round(time.Second))
 		}
-		if s.o.Waiting != nil {
-			s.o.Waiting(what, err, pause)
-		}
+		s.tell(what, err, pause, now)
 		if err := s.o.Sleep(ctx, pause); err != nil {
 			return err
 		}

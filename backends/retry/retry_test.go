@@ -96,7 +96,7 @@ func old(t *testing.T, s backends.Storage) {
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	for op, call := range calls {
-		for _, outage := range []time.Duration{2 * time.Second, 5 * time.Minute, 14 * time.Minute, 16 * time.Minute} {
+		for _, outage := range []time.Duration{2 * time.Second, 5 * time.Minute, 15*time.Minute - time.Millisecond, 16 * time.Minute} {
 			s, f, c := newStore(t)
 			old(t, s)
 			end := c.now.Add(outage)
@@ -113,13 +113,88 @@ func TestOutages(t *testing.T) {
 				if err != nil || took < outage || took > outage+30*time.Second {
 					t.Errorf("%v, %v: %v after %v", op, outage, err, took)
 				}
-			} else if !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "given up after") || took > 15*time.Minute || took < 14*time.Minute {
+			} else if !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "given up after") || took != 15*time.Minute {
 				t.Errorf("%v, %v: %v after %v", op, outage, err, took)
 			}
-			if !slices.IsSorted(c.waits) || c.waits[0] > 250*time.Millisecond || slices.Max(c.waits) > 30*time.Second {
+			if !slices.IsSorted(c.waits[:len(c.waits)-1]) || c.waits[0] > 250*time.Millisecond || slices.Max(c.waits) > 30*time.Second {
 				t.Errorf("%v, %v: waits %v", op, outage, c.waits)
 			}
 		}
+	}
+}
+
+// TestAway has calls come one after another while the storage is away: all of them together are given up after the time of one, each further one after
+// one try, and when it is back they wait again.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	s, f, c := newStore(t)
+	type line struct {
+		what string
+		at   time.Duration
+	}
+	var told []line
+	began := c.now
+	s.o.Waiting = func(what string, err error, wait time.Duration) { told = append(told, line{what, c.now.Sub(began)}) }
+	var back []time.Duration
+	s.o.Back = func(away time.Duration) { back = append(back, away) }
+	old(t, s)
+	f.SetHook(func(fault.Op, string) error { return errBroken })
+	for n := range 3 {
+		_, err := s.Get(t.Context(), "old", 0, -1)
+		if took := c.now.Sub(began); !errors.Is(err, errBroken) || took != 15*time.Minute {
+			t.Errorf("call %d: %v after %v", n, err, took)
+		}
+		if n == 0 {
+			// One line at first, then one every half minute.
+			if len(told) < 20 || len(told) > 31 || told[0] != (line{"reading old", 0}) || told[1].at < 30*time.Second {
+				t.Errorf("told %v", told)
+			}
+			c.waits = nil
+		}
+	}
+	if len(c.waits) > 0 {
+		t.Errorf("later calls waited %v", c.waits)
+	}
+	f.SetHook(nil)
+	if _, err := s.Get(t.Context(), "old", 0, -1); err != nil || !slices.Equal(back, []time.Duration{15 * time.Minute}) {
+		t.Errorf("%v, back after %v", err, back)
+	}
+
+	// One file that cannot be read does not make the storage away, and has its own time.
+	f.SetHook(func(op fault.Op, name string) error {
+		if op == fault.Get {
+			_, err := s.Stat(t.Context(), "old") // another call, which works
+			return errors.Join(errBroken, err)
+		}
+		return nil
+	})
+	began = c.now
+	if _, err := s.Get(t.Context(), "old", 0, -1); !errors.Is(err, errBroken) || c.now.Sub(began) != 15*time.Minute {
+		t.Errorf("%v after %v", err, c.now.Sub(began))
+	}
+	// A call that ended by its caller's will long ago says nothing of the storage now.
+	f.SetHook(func(fault.Op, string) error { return errBroken })
+	ctx, cancel := context.WithCancel(t.Context())
+	s.o.Waiting = func(string, error, time.Duration) { cancel() }
+	if _, err := s.Get(ctx, "old", 0, -1); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	c.now = c.now.Add(time.Hour)
+	f.SetHook(nil)
+	f.Add(fault.Rule{Op: fault.Stat, Err: errBroken})
+	if _, err := s.Stat(t.Context(), "old"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEnded: a call whose context has ended is not waited with, whatever its error is.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	s, f, c := newStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	f.SetHook(func(fault.Op, string) error { cancel(); return context.DeadlineExceeded })
+	if _, err := s.Stat(ctx, "old"); err == nil || len(c.waits) > 0 {
+		t.Errorf("%v after waits %v", err, c.waits)
 	}
 }
 

@@ -35,6 +35,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/snapshot"
+	"packhold/repo/stored"
 	"packhold/repo/writeonce"
 )
 
@@ -255,7 +256,7 @@ func (l *Log) create(ctx context.Context, name string, object []byte) ([]byte, e
 		return object, nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
-		return nil, &repo.Error{Op: "storing", Object: name, Err: err}
+		return nil, stored.Failed("storing", name, err)
 	}
 	// An answer that got lost on the way makes the second try fail: then the bytes there are these.
 	there, err := get(ctx, l.r, name)
@@ -298,7 +299,7 @@ func (l *Log) taken(ctx context.Context, name string, there []byte) error {
 			l.restart("another writer went on with this log: a cloned machine, or a restored state")
 			return nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return &repo.Error{Op: "reading", Object: cp, Err: err}
+			return stored.Failed("reading", cp, err)
 		}
 	}
 	ok, err := l.commit(ctx, lines, next, there)
@@ -519,7 +520,7 @@ func damaged(op, object string, err error) error {
 func get(ctx context.Context, r *repo.Repo, name string) ([]byte, error) {
 	info, err := r.Storage().Stat(ctx, name)
 	if err != nil {
-		return nil, &repo.Error{Op: "reading", Object: name, Err: err}
+		return nil, stored.Failed("reading", name, err)
 	}
 	return getSized(ctx, r, name, info.Size)
 }
@@ -531,7 +532,7 @@ func getSized(ctx context.Context, r *repo.Repo, name string, size int64) ([]byt
 	}
 	b, err := r.Storage().Get(ctx, name, 0, size)
 	if err != nil {
-		return nil, &repo.Error{Op: "reading", Object: name, Err: err}
+		return nil, stored.Failed("reading", name, err)
 	}
 	return b, nil
 }

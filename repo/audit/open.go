@@ -17,6 +17,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/stored"
 )
 
 // ErrRolledBack says that the repository lacks entries that this machine wrote. Only a person can know whether that was meant.
@@ -182,13 +183,13 @@ func (l *Log) find(ctx context.Context) error {
 // logFiles is what a listing shows of one log.
 type logFiles struct {
 	tag         string
-	checkpoints []stored           // sorted by size
-	data        map[int64][]stored // data tiles by number, sorted by width
-	hashes      []stored           // complete hash tiles, by how many records they and those before cover
+	checkpoints []part           // sorted by size
+	data        map[int64][]part // data tiles by number, sorted by width
+	hashes      []part           // complete hash tiles, by how many records they and those before cover
 }
 
-// stored is one object of a log: a checkpoint of size n, or a tile of width n.
-type stored struct {
+// part is one object of a log: a checkpoint of size n, or a tile of width n.
+type part struct {
 	n    uint64
 	info backends.Info
 }
@@ -202,7 +203,7 @@ func listLogs(ctx context.Context, r *repo.Repo, prefix string) (logs map[string
 	names := 0
 	for info, err := range r.Storage().List(ctx, prefix) {
 		if err != nil {
-			return nil, 0, &repo.Error{Op: "listing", Object: prefix, Err: err}
+			return nil, 0, stored.Failed("listing", prefix, err)
 		}
 		if names++; names > maxNames {
 			return nil, 0, tampered("listing", prefix, fmt.Errorf("more than %d names", maxNames))
@@ -214,7 +215,7 @@ func listLogs(ctx context.Context, r *repo.Repo, prefix string) (logs map[string
 		}
 		f := logs[parts[1]]
 		if f == nil {
-			f = &logFiles{tag: parts[1], data: make(map[int64][]stored)}
+			f = &logFiles{tag: parts[1], data: make(map[int64][]part)}
 		}
 		if !f.add(parts[2], info) {
 			foreign++
@@ -222,14 +223,14 @@ func listLogs(ctx context.Context, r *repo.Repo, prefix string) (logs map[string
 		}
 		logs[parts[1]] = f
 	}
-	order := func(a, b stored) int { return cmp.Compare(a.n, b.n) }
+	order := func(a, b part) int { return cmp.Compare(a.n, b.n) }
 	for _, f := range logs {
 		slices.SortFunc(f.checkpoints, order)
 		// A retried listing may repeat a name.
-		f.checkpoints = slices.CompactFunc(f.checkpoints, func(a, b stored) bool { return a.n == b.n })
+		f.checkpoints = slices.CompactFunc(f.checkpoints, func(a, b part) bool { return a.n == b.n })
 		for n, d := range f.data {
 			slices.SortFunc(d, order)
-			f.data[n] = slices.CompactFunc(d, func(a, b stored) bool { return a.n == b.n })
+			f.data[n] = slices.CompactFunc(d, func(a, b part) bool { return a.n == b.n })
 		}
 	}
 	return logs, foreign, nil
@@ -242,16 +243,16 @@ func (f *logFiles) add(path string, info backends.Info) bool {
 		if err != nil || n == 0 {
 			return false
 		}
-		f.checkpoints = append(f.checkpoints, stored{n, info})
+		f.checkpoints = append(f.checkpoints, part{n, info})
 		return true
 	}
 	t, ok := parseTilePath(path)
 	switch {
 	case !ok:
 	case t.L >= 0:
-		f.hashes = append(f.hashes, stored{uint64(t.N+1) << (tileHeight * (t.L + 1)), info})
+		f.hashes = append(f.hashes, part{uint64(t.N+1) << (tileHeight * (t.L + 1)), info})
 	default:
-		f.data[t.N] = append(f.data[t.N], stored{uint64(t.W), info})
+		f.data[t.N] = append(f.data[t.N], part{uint64(t.W), info})
 	}
 	return ok
 }
@@ -271,7 +272,7 @@ func (f *logFiles) newest(ctx context.Context, r *repo.Repo) (*checkpoint, error
 	return nil, nil
 }
 
-func readCheckpoint(ctx context.Context, r *repo.Repo, s stored) (*checkpoint, error) {
+func readCheckpoint(ctx context.Context, r *repo.Repo, s part) (*checkpoint, error) {
 	b, err := getSized(ctx, r, s.info.Name, s.info.Size)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = damaged("reading", s.info.Name, err)

@@ -20,6 +20,7 @@ import (
 	"packhold/repo"
 	"packhold/repo/format"
 	"packhold/repo/keyring"
+	"packhold/repo/stored"
 )
 
 // VerifyOptions are the ways a caller shapes Verify. The zero value is good.
@@ -432,7 +433,7 @@ func isProblem(err error) bool {
 }
 
 // readObject reads an object whose size a listing told.
-func readObject(ctx context.Context, r *repo.Repo, s stored) ([]byte, error) {
+func readObject(ctx context.Context, r *repo.Repo, s part) ([]byte, error) {
 	b, err := getSized(ctx, r, s.info.Name, s.info.Size)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = damaged("reading", s.info.Name, err)
@@ -440,7 +441,7 @@ func readObject(ctx context.Context, r *repo.Repo, s stored) ([]byte, error) {
 	return b, err
 }
 
-func readLines(ctx context.Context, r *repo.Repo, s stored, host crypt.HostID) ([][]byte, error) {
+func readLines(ctx context.Context, r *repo.Repo, s part, host crypt.HostID) ([][]byte, error) {
 	b, err := readObject(ctx, r, s)
 	if err != nil {
 		return nil, err
@@ -529,7 +530,7 @@ func openRecord(r *repo.Repo, tag string, rec *Record) error {
 // removed. t is the tree at the checkpoint, lines the records of its incomplete tile.
 func (log *verifiedLog) readTail(ctx context.Context, r *repo.Repo, t tree, lines [][]byte) error {
 	size := log.summary.Size
-	var tail []stored // with the number of their last record
+	var tail []part // with the number of their last record
 	for n, all := range log.files.data {
 		for _, s := range all {
 			if s.n += uint64(n) * tileWidth; s.n > size {
@@ -540,9 +541,9 @@ func (log *verifiedLog) readTail(ctx context.Context, r *repo.Repo, t tree, line
 	if len(tail) == 0 {
 		return nil
 	}
-	slices.SortFunc(tail, func(a, b stored) int { return cmp.Compare(a.n, b.n) })
+	slices.SortFunc(tail, func(a, b part) int { return cmp.Compare(a.n, b.n) })
 	for i, s := range tail {
-		if slices.ContainsFunc(log.files.checkpoints, func(c stored) bool { return c.n == s.n }) {
+		if slices.ContainsFunc(log.files.checkpoints, func(c part) bool { return c.n == s.n }) {
 			continue // invalid, and a problem already
 		}
 		name := checkpointName(log.files.tag, s.n)
@@ -551,7 +552,7 @@ func (log *verifiedLog) readTail(ctx context.Context, r *repo.Repo, t tree, line
 		case err == nil:
 			return nil // the log goes on while it is read
 		case !errors.Is(err, fs.ErrNotExist):
-			return &repo.Error{Op: "reading", Object: name, Err: err}
+			return stored.Failed("reading", name, err)
 		case i < len(tail)-1:
 			log.problem(name, tampered("reading", name, errors.New("the checkpoint is gone, but there are entries behind it")))
 			return nil
@@ -672,7 +673,7 @@ func (f *logFiles) yieldRecords(ctx context.Context, r *repo.Repo, c *checkpoint
 	for t.size < c.tree.size {
 		n, skip := int64(t.size/tileWidth), t.size%tileWidth
 		need := min(tileWidth, c.tree.size-uint64(n)*tileWidth)
-		i := slices.IndexFunc(f.data[n], func(s stored) bool { return s.n >= need })
+		i := slices.IndexFunc(f.data[n], func(s part) bool { return s.n >= need })
 		if i < 0 {
 			name := tileName(f.tag, tlog.Tile{H: tileHeight, L: -1, N: n, W: int(need)})
 			return false, tampered("reading", name, fmt.Errorf("the records are gone: %w", fs.ErrNotExist))

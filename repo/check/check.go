@@ -258,7 +258,7 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 				size, ok = info.Size, true
 				there[name] = size
 			} else if !errors.Is(err, errNotExist) {
-				return nil, err
+				return nil, stored.Failed("looking for", name, err)
 			}
 		}
 		switch {

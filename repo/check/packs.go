@@ -105,7 +105,7 @@ func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byt
 			c.problem(Problem{Object: j.name, Err: fmt.Errorf("%w: %w", repo.ErrDamaged, r.err)})
 			return nil
 		}
-		return &repo.Error{Op: "reading pack", Object: j.name, Err: r.err}
+		return stored.Failed("reading pack", j.name, r.err)
 	}
 	if err != nil {
 		return err

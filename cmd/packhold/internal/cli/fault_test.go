@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -199,6 +200,54 @@ func TestBackupFaults(t *testing.T) {
 	for _, code := range []int{0, 14, 15} {
 		if count[code] == 0 {
 			t.Errorf("no run ended with %d", code)
+		}
+	}
+}
+
+// Every command whose storage goes away at its n-th call and stays away, for every n, ends with 14, as any that depends on it must: an error of a network is
+// of no kind that the program knows.
+func TestStorageAway(t *testing.T) {
+	base, source := enrolled(t), t.TempDir()
+	files(t, source, rand.New(rand.NewPCG(5, 6)))
+	if got := packhold(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+		t.Fatal(got.err)
+	}
+	for _, args := range [][]string{
+		{"backup", "--source", source, "--type", "full"},
+		{"verify", "--read-data"},
+		{"verify", "--checksums"},
+		{"restore", "--destination", filepath.Join(t.TempDir(), "restored")},
+		{"list"},
+		{"stats"},
+		{"forget", "--keep-last", "1"},
+		{"key", "list"},
+	} {
+		count := map[int]int{}
+		for n := 1; ; n++ {
+			if testing.Short() && n%5 != 1 {
+				continue
+			}
+			home := copyOf(t, base)
+			var st *fault.Store
+			over := func(s backends.Storage) backends.Storage {
+				st = fault.New(s, fault.Rule{N: n, Sticky: true, Err: errors.New("connection reset")})
+				return st
+			}
+			got := runOver(t, over, home, unlock, args...)
+			calls := 0
+			for op := fault.Put; op <= fault.Delete; op++ {
+				calls += st.Calls(op)
+			}
+			os.RemoveAll(home)
+			if count[got.code]++; got.code != 0 && got.code != 14 {
+				t.Errorf("%q, the storage goes away at call %d of %d: exit %d\n%s", args, n, calls, got.code, got.err)
+			}
+			if calls < n {
+				break
+			}
+		}
+		if t.Logf("%q: runs by exit code: %v", args, count); count[14] == 0 {
+			t.Errorf("%q: no run ended with 14", args)
 		}
 	}
 }

@@ -42,8 +42,9 @@ type Options struct {
 	// Up and Down are how many bytes a second may go to the place and come from it; 0: any.
 	Up, Down int64
 
-	// Waiting is told that a call failed and is tried again after the wait. It is called concurrently.
+	// Waiting is told that a call failed and is tried again after the wait, and Back that the place answers again: see retry.Options.
 	Waiting func(what string, err error, wait time.Duration)
+	Back    func(away time.Duration)
 }
 
 // Place is an open storage. Close lets it go.
@@ -86,13 +87,13 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Far: true, Flat: true}, nil
+		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting, Back: o.Back}), Closer: st, Far: true, Flat: true}, nil
 	case "sftp":
 		st, err := openSFTP(ctx, l.Storage, o)
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
 		}
-		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting}), Closer: st, Far: true}
+		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting, Back: o.Back}), Closer: st, Far: true}
 		if o.Up+o.Down > 0 && len(l.Storage.Command) > 0 { // which has no connection of ours
 			p.Storage = limit.New(o.Up, o.Down).Storage(p.Storage)
 		}

@@ -79,9 +79,13 @@ func (a *Run) Storage(ctx context.Context, create, stale bool) (*place.Place, er
 
 // PlaceOptions are those of every place.
 func (a *Run) PlaceOptions(s *config.Settings) place.Options {
-	return place.Options{Getenv: a.Env.Getenv, User: UserName(), Now: a.Env.Now, Ask: a.Env.Ask, Up: s.Up, Down: s.Down, Memory: filepath.Join(s.Folders.State, "places"), Waiting: func(what string, err error, wait time.Duration) {
-		a.Out.Warn("storage", fmt.Sprintf("%s: %v; tried again in %v", what, err, wait.Round(time.Millisecond)))
-	}}
+	return place.Options{Getenv: a.Env.Getenv, User: UserName(), Now: a.Env.Now, Ask: a.Env.Ask, Up: s.Up, Down: s.Down, Memory: filepath.Join(s.Folders.State, "places"),
+		Waiting: func(_ string, err error, wait time.Duration) {
+			a.Out.Warn("storage", fmt.Sprintf("%v; tried again in %v", err, wait.Round(10*time.Millisecond)))
+		},
+		Back: func(away time.Duration) {
+			a.Out.Warn("storage", fmt.Sprintf("it answers again, after %v", away.Round(time.Second)))
+		}}
 }
 
 // OpenRepository opens the repository with what need asks for. The caller closes it.
