@@ -48,7 +48,7 @@ func (s *Session) copyPack(ctx context.Context, p PackCopy) error {
 		}
 		if !s.o.NoValidate {
 			if err := stored.Compare(ctx, r.storage, name, p.File); err != nil {
-				return err
+				return s.fenced(err)
 			}
 		}
 	}

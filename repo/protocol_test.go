@@ -148,6 +148,43 @@ func TestFencedRepo(t *testing.T) {
 	readAll(t, st, blobs...)
 }
 
+// TestFencedGone: a prune judged the session dead and removed its pack before it was read back. The session says that it was fenced, so that the
+// backup begins anew, and not that the storage lost a file.
+func TestFencedGone(t *testing.T) {
+	for _, fenced := range []bool{true, false} {
+		base, c := newTestRepo(t)
+		st := fault.New(base)
+		r := openWriter(t, st, c)
+		s, err := r.Begin(t.Context(), SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.SetHook(func(op fault.Op, name string) error {
+			if op != fault.Get || !strings.HasPrefix(name, "packs/") {
+				return nil
+			}
+			if fenced {
+				if err := openWriter(t, base, c).putVoid(t.Context(), s.ID, s.nonce); err != nil {
+					return err
+				}
+			}
+			return base.Delete(t.Context(), name)
+		})
+		w, err := s.NewWorker()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.Store([]byte("a blob")); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Commit(t.Context(), record(crypt.ID{1}), &snapshot.Body{}, nil)
+		if errors.Is(err, ErrFenced) != fenced || errors.Is(err, fs.ErrNotExist) == fenced {
+			t.Errorf("the pack is gone, fenced %v: %v", fenced, err)
+		}
+		s.Close(t.Context())
+	}
+}
+
 // TestVMClone runs two copies of one session, as a machine that was cloned while it ran does.
 func TestVMClone(t *testing.T) {
 	st, c := newTestRepo(t)

@@ -354,7 +354,7 @@ func (s *Session) put(ctx context.Context, name string, object []byte) error {
 		s.confirmed.Store(true)
 		return nil
 	}
-	return stored.Compare(ctx, s.r.storage, name, object)
+	return s.fenced(stored.Compare(ctx, s.r.storage, name, object))
 }
 
 // lean makes sure that what the snapshot will lean on stays as long as its class promises, before anybody sees the snapshot. What the session itself
@@ -374,10 +374,23 @@ func (s *Session) lean(ctx context.Context) error {
 			}
 		}
 	})
+	if err = s.fenced(err); errors.Is(err, ErrFenced) {
+		return err
+	}
 	if stored.Missing(err) { // it was there when the session began
 		return stored.Damaged("extending the lock of a pack in", "packs/", fmt.Errorf("%v", err))
 	}
 	return stored.Failed("extending the lock of a pack in", "packs/", err)
+}
+
+// fenced is ErrFenced where err says that what the session stored just now is gone, because a prune judged it dead.
+func (s *Session) fenced(err error) error {
+	if stored.Missing(err) {
+		if _, gone := stored.Stat(s.ctx, s.r.storage, "snapshots/"+s.ID.String()); gone == nil {
+			return ErrFenced
+		}
+	}
+	return err
 }
 
 // addPack makes the blobs of a stored pack known.
