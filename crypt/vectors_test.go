@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -109,7 +110,8 @@ type vectors struct {
 		Data    hexBytes `json:"data"`
 		Sealed  hexBytes `json:"sealed"`
 	} `json:"local"`
-	Padded map[string][][2]int `json:"padded_sizes"`
+	Padded     map[string][][2]int `json:"padded_sizes"`
+	Credential string              `json:"writer_json"` // of the host above, with the read key of epoch 7
 }
 
 type vectorObject struct {
@@ -223,7 +225,14 @@ func makeVectors(t *testing.T) *vectors {
 			v.Padded[typ.String()] = append(v.Padded[typ.String()], [2]int{n, paddedSize(typ, n)})
 		}
 	}
+	v.Credential = string(must(json.Marshal(vectorCredential(t))))
 	return v
+}
+
+// vectorCredential is what the host of the vectors keeps.
+func vectorCredential(t testing.TB) *Credential {
+	return &Credential{Repo: testRepo, Root: testRoot().Public(), Identity: testIdentity(t, 0x48), Writes: map[uint32]WriteSecret{3: testW}, Chunker: fixed(0x63),
+		Read: []*ReadPublic{testReadKey(t, 7).Public()}, Local: LocalKey(fixed(0x4c))}
 }
 
 const vectorFile = "testdata/vectors.json"
@@ -382,6 +391,18 @@ func TestVectors(t *testing.T) {
 
 	data, err := LocalKey(v.Local.Key).Open(v.Local.Purpose, v.Local.Sealed)
 	equal("local", data, err, v.Local.Data)
+	var writer Credential
+	if err := json.Unmarshal([]byte(v.Credential), &writer); err != nil {
+		t.Fatal(err)
+	}
+	if want := vectorCredential(t); !reflect.DeepEqual(writer.Writes, want.Writes) || writer.Repo != want.Repo || !writer.Root.Equal(want.Root) || writer.Identity.Host != host.Host ||
+		!writer.Identity.Sign.Equal(host.Sign) || writer.Chunker != want.Chunker || writer.Local != want.Local || len(writer.Read) != 1 || writer.Read[0].Epoch != 7 ||
+		!writer.Read[0].RSA.Equal(want.Read[0].RSA) {
+		t.Errorf("the credential is %+v", writer)
+	}
+	again, err := json.Marshal(writer)
+	equal("writer.json", again, err, hexBytes(v.Credential))
+
 	for name, sizes := range v.Padded {
 		for _, s := range sizes {
 			if got := paddedSize(typeNamed(t, name), s[0]); got != s[1] {
