@@ -3,10 +3,13 @@ package check_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -202,6 +205,64 @@ func TestEveryFlip(t *testing.T) {
 		})
 	}
 	t.Logf("%d flips", flips)
+}
+
+// TestEveryObjectRun damages every object at its ends and at random, and lets a whole verification look: what TestEveryFlip sees in an object by itself
+// must come to be told, under its name or by what cannot be opened without it.
+func TestEveryObjectRun(t *testing.T) {
+	s := clone(t)
+	many := 4
+	if testing.Short() {
+		many = 2
+	}
+	r := rand.New(rand.NewPCG(7, 8))
+	g := new(errgroup.Group)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	runs := 0
+	for _, name := range names(t, s) {
+		if strings.HasPrefix(name, "audit/") {
+			continue // that room has its own
+		}
+		good := read(t, s, name)
+		flip := func(bit int) []byte {
+			b := bytes.Clone(good)
+			b[bit/8] ^= 1 << (bit % 8)
+			return b
+		}
+		bad := map[string][]byte{"first bit": flip(0), "last bit": flip(8*len(good) - 1), "a byte less": good[:len(good)-1], "a byte more": append(bytes.Clone(good), 0), "empty": nil}
+		for range many {
+			bit := r.IntN(8 * len(good))
+			bad[fmt.Sprint("bit ", bit)] = flip(bit)
+		}
+		for what, b := range bad {
+			runs++
+			g.Go(func() error {
+				c := s.Clone()
+				if err := c.Put(t.Context(), name, b, backends.PutOptions{}); err != nil {
+					return err
+				}
+				r, err := repo.Open(t.Context(), c, repo.Access{Passphrase: []byte(passphrase)}, repo.Options{})
+				if err != nil { // nothing opens, which says it too: only of what there is one of
+					if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, crypt.ErrFormat) {
+						t.Errorf("%s, %s: opening: %v", name, what, err)
+					}
+					return nil
+				}
+				rep, err := check.Run(t.Context(), r, check.Options{ReadData: true, Workers: 1})
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", name, what, err)
+				}
+				if !slices.ContainsFunc(rep.Problems, func(p check.Problem) bool { return p.Object == name }) {
+					t.Errorf("%s, %s: not told, but %v", name, what, rep.Problems)
+				}
+				return nil
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d runs", runs)
 }
 
 // TestSwap gives every object the bytes of every other one: none may pass in another's place.
