@@ -3,12 +3,18 @@ package cli
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
+	"packhold/backends"
 	"packhold/backends/local"
 	"packhold/crypt"
 	"packhold/crypt/canon"
@@ -189,5 +195,109 @@ func TestSlotIterations(t *testing.T) {
 		if took := time.Since(start); got.code != c.code || took > 10*time.Second {
 			t.Errorf("%d iterations: exit %d after %v, want %d\n%s", c.iterations, got.code, took, c.code, got.err)
 		}
+	}
+}
+
+// TestDecompressionBomb: a blob that whoever holds its keys made to decompress to 256 MiB is lost, and costs no memory; everything else is restored.
+func TestDecompressionBomb(t *testing.T) {
+	home, source := enrolled(t), t.TempDir()
+	text := make([]byte, 200_000) // one blob, which compresses by a half
+	for i := range text {
+		text[i] = "0123456789abcdef"[rand.IntN(16)]
+	}
+	for name, b := range map[string][]byte{"bomb": text, "good": []byte("good")} {
+		if err := os.WriteFile(filepath.Join(source, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := packhold(t, home, nil, "backup", "--quiet", "--source", source, "--compression", "fastest"); got.code != 0 {
+		t.Fatal(got.err)
+	}
+	st, err := local.Open(repositoryOf(home), local.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	r, err := repo.Open(t.Context(), st, repo.Access{Passphrase: []byte(repotest.Passphrase)}, repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	arm := func(info backends.Info) {
+		trailer, table, err := r.ReadTable(t.Context(), info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record, err := crypt.ParseSessionRecord(table.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := r.Keys().Read[record.Epoch].Unwrap(r.Keys().Repo, record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := session.PackKey(r.Keys().Repo, trailer.Header.Salt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bomb bytes.Buffer
+		w, err := zstd.NewWriter(&bomb, zstd.WithEncoderLevel(zstd.SpeedFastest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 256 {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e := table.Entries[0]
+		// A frame that decoders skip makes it as long as what it takes the place of.
+		const skip = 8
+		rest := int(e.Length) - crypt.Overhead - bomb.Len() - skip
+		if len(table.Entries) != 1 || rest < 0 {
+			t.Fatalf("%d blobs, %d bytes of room", len(table.Entries), rest)
+		}
+		b := binary.LittleEndian.AppendUint32(bomb.Bytes(), 0x184D2A50)
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(rest)), make([]byte, rest)...)
+		sealed, err := key.Seal(nil, e.Info(trailer.Header.Type), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(repositoryOf(home), info.Name)
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(whole[e.Offset:], sealed)
+		if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, whole, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for info, err := range st.List(t.Context(), "packs/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		arm(info)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	dst := filepath.Join(t.TempDir(), "out")
+	for _, args := range [][]string{{"restore", "--backup-id", "1", "--destination", dst}, {"verify", "--read-data"}} {
+		got := packhold(t, home, unlock, args...)
+		checkFour(t, got.err, "damage.lost")
+		if got.code != 21 || !strings.Contains(got.err, "/bomb") || strings.Contains(got.err, "/good") {
+			t.Errorf("%q: exit %d\n%s", args, got.code, got.err)
+		}
+	}
+	if left := contents(t, dst); len(left) != 1 || left["/good"] != "good" {
+		t.Errorf("%d files were restored, good holds %q", len(left), left["/good"])
+	}
+	runtime.ReadMemStats(&after)
+	n := after.TotalAlloc - before.TotalAlloc
+	t.Logf("%d MiB asked for", n>>20)
+	if n > 64<<20 {
+		t.Errorf("%d MiB of memory were asked for", n>>20)
 	}
 }
