@@ -2,6 +2,7 @@ package repo
 
 import (
 	"packhold/crypt"
+	"packhold/index"
 	"packhold/repo/control"
 	"packhold/repo/format"
 	"packhold/repo/snapshot"
@@ -48,6 +49,11 @@ func (r *Repo) MarkObject(name string, object []byte) (m *format.Mark, signer cr
 // SetObject opens an object of a condemned set, by the suffix of its name: "", "leases" or "final". Errors match ErrDamaged or ErrTampered.
 func (r *Repo) SetObject(name, suffix string, object []byte) (control.SetPart, error) {
 	return r.control().Set(name, suffix, object)
+}
+
+// SegmentObject opens and checks an index segment. Errors match ErrDamaged or ErrTampered.
+func (r *Repo) SegmentObject(name string, object []byte) (*index.Segment, error) {
+	return r.control().Segment(name, object)
 }
 
 // CheckObject checks everything that can be known of an object that is neither a pack nor of an audit log, from its bytes: its name,

@@ -432,19 +432,7 @@ func (s *Session) putSegments(ctx context.Context) error {
 		if seg == nil {
 			return nil
 		}
-		seg.Host, seg.Session, seg.Nonce = s.r.keys.Identity.Host, s.ID, s.nonce
-		body, err := seg.Marshal()
-		if err != nil {
-			return err
-		}
-		name, object, err := s.r.SealControl(crypt.TypeIndex, "index/", body)
-		if err != nil {
-			return err
-		}
-		if err := s.put(ctx, name, object); err != nil {
-			return err
-		}
-		id, err := crypt.ParseID(strings.TrimPrefix(name, "index/"))
+		id, err := s.PutSegment(ctx, seg)
 		if err != nil {
 			return err
 		}
@@ -452,6 +440,23 @@ func (s *Session) putSegments(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// PutSegment stores an index segment of this session. Whoever calls it sees to it that what it says is so.
+func (s *Session) PutSegment(ctx context.Context, seg *index.Segment) (id crypt.ID, err error) {
+	seg.Host, seg.Session, seg.Nonce = s.r.keys.Identity.Host, s.ID, s.nonce
+	body, err := seg.Marshal()
+	if err != nil {
+		return id, err
+	}
+	name, object, err := s.r.SealControl(crypt.TypeIndex, "index/", body)
+	if err != nil {
+		return id, err
+	}
+	if err := s.put(ctx, name, object); err != nil {
+		return id, err
+	}
+	return crypt.ParseID(strings.TrimPrefix(name, "index/"))
 }
 
 // Journal is the audit log, as a commit needs it: the entry is durable before the snapshot is, so the log may name a change

@@ -111,7 +111,7 @@ func (a *root) addKey(ctx context.Context, r *repo.Repo, passphrase []byte, labe
 	if err != nil {
 		return id, err
 	}
-	c, err := a.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin)
+	c, err := a.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune)
 	if err != nil {
 		return id, err
 	}
@@ -291,4 +291,34 @@ func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles 
 	}
 	object := "grants/" + strconv.FormatUint(uint64(epoch), 10) + "-" + id.Host.String() + "-" + crypt.Sum(grant).String()
 	return c, stored.Put(ctx, a.storage, object, grant, backends.PutOptions{})
+}
+
+// Empower certifies more roles for the identity that r signs with, whose holder is the administrator.
+func Empower(ctx context.Context, r *repo.Repo, more crypt.Role) error {
+	a, err := rootOf(r)
+	if err == nil {
+		err = a.empower(ctx, r, more)
+	}
+	if err != nil {
+		return fmt.Errorf("certifying roles: %w", err)
+	}
+	return nil
+}
+
+func (a *root) empower(ctx context.Context, r *repo.Repo, more crypt.Role) error {
+	id := r.Keys().Identity
+	old := r.Trust().Certificate(id.Host)
+	if old == nil {
+		return repo.ErrNeedHost
+	}
+	cert := id.Certificate(old.Name, r.Trust().Roles(id.Host)|more, old.Serial+1, a.now)
+	name, object, err := a.seal(crypt.TypeHost, fmt.Sprintf("hosts/%v/%d-", cert.Host, cert.Serial), cert.Bytes())
+	if err != nil {
+		return err
+	}
+	if err := stored.Put(ctx, a.storage, name, object, backends.PutOptions{}); err != nil {
+		return err
+	}
+	r.Trust().Add(cert)
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/keeping"
 	"packhold/cmd/packhold/internal/cli/locking"
+	"packhold/cmd/packhold/internal/cli/pruning"
 	"packhold/cmd/packhold/internal/cli/replicas"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/serving"
@@ -31,6 +32,7 @@ func (a *app) commands() []*cli.Command {
 		keeping.Forget(a.Run),
 		keeping.Undelete(a.Run),
 		keeping.Holds(a.Run),
+		pruning.Command(a.Run),
 		a.verifyCommand(),
 		a.statsCommand(),
 		a.keyCommand(),

@@ -16,6 +16,7 @@ import (
 
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/listing"
+	"packhold/cmd/packhold/internal/cli/pruning"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
@@ -61,6 +62,7 @@ func Forget(r *run.Run) *cli.Command {
 		&cli.BoolFlag{Name: "allow-empty", Usage: "let a group lose all its snapshots"},
 		&cli.StringFlag{Name: "reason", Usage: "`TEXT` to keep with what was forgotten; every host can read it"},
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be forgotten, and why the others stay"})
+	flags = append(append(flags, &cli.BoolFlag{Name: "prune", Usage: "then free their room, as packhold prune does"}), pruning.Flags()...)
 	flags = append(flags, listing.Flags()...)
 	return &cli.Command{
 		Name: "forget", Usage: "take snapshots out of the list, by name or by what is to be kept", ArgsUsage: "[SNAPSHOT...]",
@@ -172,7 +174,10 @@ func (k keeping) forget(ctx context.Context, v run.Values, args []string) error 
 	if err != nil {
 		return k.partly(err, n, len(list))
 	}
-	return errors.Join(k.told(n, len(rows)-n, false), r.UnreadSnapshots())
+	if err := errors.Join(k.told(n, len(rows)-n, false), r.UnreadSnapshots()); err != nil || !v.Bool("prune") {
+		return err
+	}
+	return pruning.Run(ctx, k.Run, v)
 }
 
 // named finds the snapshots that words name, each once.

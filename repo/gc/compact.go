@@ -1,0 +1,173 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"packhold/backends"
+	"packhold/crypt"
+	"packhold/index"
+	"packhold/repo"
+	"packhold/repo/stored"
+)
+
+// Segments with fewer than smallSegment entries are put together once there are manySmall of them, so that a host which comes new does not read one for each
+// backup ever made. largeSegment is how many entries a new one has at most: 5 MB.
+const (
+	smallSegment = 10_000
+	manySmall    = 16
+	largeSegment = 100_000
+)
+
+// merger puts segments together.
+type merger struct {
+	p   *pruner
+	s   *repo.Session
+	old []crypt.ID // whose place is taken
+	new []crypt.ID
+
+	segment  *index.Segment
+	packs    map[index.PackID]bool // that the new segments name
+	sessions map[string]uint16     // of segment
+}
+
+// compact writes segments in place of those that name packs which are gone, and of small ones. The last of the new ones says so, and counts only where the
+// others are there; then the old ones go.
+func (p *pruner) compact(ctx context.Context, s *repo.Session) error {
+	sets, err := readSets(ctx, p.r)
+	if err != nil {
+		return err
+	}
+	gone := make(map[index.PackID]bool)
+	for _, t := range sets {
+		if t.final && !t.bad {
+			for _, ref := range t.packs {
+				gone[index.PackID{Name: ref.Name, Incarnation: ref.Incarnation}] = true
+			}
+		}
+	}
+	infos, _, err := stored.List(ctx, p.r.Storage(), "index/")
+	if err != nil {
+		return err
+	}
+	var stale, small []backends.Info
+	for _, i := range infos {
+		seg, err := p.segment(ctx, i.Name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case seg == nil:
+		case slices.ContainsFunc(seg.Packs, func(k index.Pack) bool { return gone[k.PackID] }):
+			stale = append(stale, i)
+		case len(seg.Entries) < smallSegment:
+			small = append(small, i)
+		}
+	}
+	if len(stale) > 0 || len(small) >= manySmall {
+		stale = append(stale, small...)
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	m := &merger{p: p, s: s, packs: make(map[index.PackID]bool)}
+	for _, i := range stale[:min(len(stale), index.MaxNames)] {
+		seg, err := p.segment(ctx, i.Name)
+		if err != nil {
+			return err
+		}
+		if seg == nil {
+			continue
+		}
+		if err := m.add(ctx, i.Name, seg, gone); err != nil {
+			return err
+		}
+	}
+	if err := m.finish(ctx); err != nil {
+		return err
+	}
+	p.res.Segments = len(m.old)
+	for _, id := range m.old {
+		err := p.r.Storage().Delete(ctx, "index/"+id.String())
+		if err != nil && !stored.Missing(err) && !errors.Is(err, fs.ErrPermission) { // it says nothing new, so it may stay
+			return stored.Failed("removing", "index/"+id.String(), err)
+		}
+	}
+	return nil
+}
+
+// segment reads one segment; nil is one that cannot be used, or that is gone.
+func (p *pruner) segment(ctx context.Context, name string) (*index.Segment, error) {
+	object, err := stored.Fetch(ctx, p.r.Storage(), name)
+	var seg *index.Segment
+	if err == nil {
+		seg, err = p.r.SegmentObject(name, object)
+	}
+	if stored.Missing(err) || stored.Isolated(err) {
+		return nil, nil
+	}
+	return seg, err
+}
+
+// add takes over what a segment says of packs that are not gone.
+func (m *merger) add(ctx context.Context, name string, old *index.Segment, gone map[index.PackID]bool) error {
+	id, err := crypt.ParseID(strings.TrimPrefix(name, "index/"))
+	if err != nil {
+		return stored.Damaged("reading", name, err)
+	}
+	m.old = append(m.old, id)
+	entries := make([][]index.Entry, len(old.Packs))
+	for _, e := range old.Entries {
+		entries[e.Pack] = append(entries[e.Pack], e)
+	}
+	for n, k := range old.Packs {
+		if gone[k.PackID] || m.packs[k.PackID] {
+			continue
+		}
+		m.packs[k.PackID] = true
+		if m.segment != nil && (len(m.segment.Entries)+len(entries[n]) > largeSegment || len(m.segment.Packs) >= index.MaxPacks || len(m.sessions) >= index.MaxSessions) {
+			if err := m.put(ctx); err != nil {
+				return err
+			}
+		}
+		if m.segment == nil {
+			m.segment, m.sessions = new(index.Segment), make(map[string]uint16)
+		}
+		record := string(old.Sessions[k.Session])
+		number, known := m.sessions[record]
+		if !known {
+			number = uint16(len(m.segment.Sessions))
+			m.sessions[record] = number
+			m.segment.Sessions = append(m.segment.Sessions, old.Sessions[k.Session])
+		}
+		k.Session = number
+		for _, e := range entries[n] {
+			e.Pack = uint32(len(m.segment.Packs))
+			m.segment.Entries = append(m.segment.Entries, e)
+		}
+		m.segment.Packs = append(m.segment.Packs, k)
+	}
+	return nil
+}
+
+// put stores the segment at hand.
+func (m *merger) put(ctx context.Context) error {
+	m.segment.Sort()
+	id, err := m.s.PutSegment(ctx, m.segment)
+	m.new, m.segment = append(m.new, id), nil
+	return err
+}
+
+// finish stores the last segment, which takes the place of the old ones.
+func (m *merger) finish(ctx context.Context) error {
+	if m.segment == nil {
+		m.segment = new(index.Segment)
+	}
+	byName := func(a, b crypt.ID) int { return slices.Compare(a[:], b[:]) }
+	slices.SortFunc(m.old, byName)
+	m.segment.Supersedes, m.segment.Companions = m.old, slices.SortedFunc(slices.Values(m.new), byName)
+	return m.put(ctx)
+}
