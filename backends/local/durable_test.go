@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"packhold/backends"
+	"packhold/backends/backendtest"
 )
 
 // recorder is a disk that writes down the steps made on it, and can make one fail.
@@ -136,43 +137,6 @@ func openRecorded(t *testing.T) (*Store, *recorder) {
 	return s, r
 }
 
-// lasts is the law of durability: it returns nil if a power loss after the steps of log leaves name with its bytes,
-// where directories below the root that fresh names may be lost as long as their parents are not synchronized.
-func lasts(log []string, name string, fresh []string) error {
-	var temp string
-	wrote, synced, given := -1, -1, -1
-	for i, line := range log {
-		f := strings.Fields(line)
-		switch {
-		case f[0] == "create":
-			temp = f[1]
-			wrote, synced = -1, -1
-		case f[0] == "write" && f[1] == temp:
-			wrote = i
-		case f[0] == "syncfile" && f[1] == temp && wrote >= 0:
-			synced = i
-		case (f[0] == "link" || f[0] == "rename") && f[1] == temp && f[2] == name:
-			if synced < 0 {
-				return errors.New("the name was given to bytes that may be lost")
-			}
-			given = i
-		}
-	}
-	if given < 0 {
-		return errors.New("the name was never given")
-	}
-	syncedAfter := func(dir string, i int) bool { return slices.Contains(log[i+1:], "syncdir "+dir) }
-	if !syncedAfter(path.Dir(name), given) {
-		return errors.New("the name may be lost")
-	}
-	for _, d := range fresh {
-		if !syncedAfter(path.Dir(d), max(slices.Index(log, "mkdir "+d), 0)) {
-			return fmt.Errorf("the directory %s may be lost", d)
-		}
-	}
-	return nil
-}
-
 func TestOrder(t *testing.T) {
 	for _, give := range []string{"rename", "link"} {
 		t.Run(give, func(t *testing.T) {
@@ -206,14 +170,14 @@ func TestOrder(t *testing.T) {
 				if !slices.Equal(log, c.want) {
 					t.Errorf("%s:\n got %q\nwant %q", c.name, log, c.want)
 				}
-				if err := lasts(log, c.name, c.fresh); err != nil {
+				if err := backendtest.Lasts(log, c.name, c.fresh); err != nil {
 					t.Errorf("%s: %v", c.name, err)
 				}
 				// The law holds for no log that lacks one of the steps it is made of.
 				for j, line := range log {
 					switch what, _, _ := strings.Cut(line, " "); what {
 					case "write", "syncfile", "link", "rename", "syncdir":
-						if lasts(slices.Delete(slices.Clone(log), j, j+1), c.name, c.fresh) == nil {
+						if backendtest.Lasts(slices.Delete(slices.Clone(log), j, j+1), c.name, c.fresh) == nil {
 							t.Errorf("%s: without %q all seems well, too", c.name, line)
 						}
 					}
@@ -232,8 +196,8 @@ func TestForeignDirectory(t *testing.T) {
 	if _, err := s.Stat(t.Context(), "packs/ab/none"); !errors.Is(err, fs.ErrNotExist) { // has seen it now
 		t.Fatal(err)
 	}
-	put(t, s, "packs/ab/cd", "x")
-	if err := lasts(r.take(), "packs/ab/cd", []string{"packs", "packs/ab"}); err != nil {
+	backendtest.Put(t, s, "packs/ab/cd", "x")
+	if err := backendtest.Lasts(r.take(), "packs/ab/cd", []string{"packs", "packs/ab"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -242,7 +206,7 @@ func TestForeignDirectory(t *testing.T) {
 func TestExistsLasts(t *testing.T) {
 	s, r := openRecorded(t)
 	other := openTest(t, r.base, Options{NoSync: true})
-	put(t, other, "snapshots/a/s", "x")
+	backendtest.Put(t, other, "snapshots/a/s", "x")
 	if err := s.Put(t.Context(), "snapshots/a/s", []byte("x"), backends.PutOptions{IfAbsent: true}); !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
@@ -291,7 +255,7 @@ func TestSyncIsReal(t *testing.T) {
 func TestCreateRefuses(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir, Options{NoSync: true})
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	symlink(t, "b", filepath.Join(dir, "link"))
 	for _, name := range []string{"a", "link"} {
 		if _, err := systemOps(true).create(s.root, name); !errors.Is(err, fs.ErrExist) {
@@ -316,13 +280,13 @@ func TestCancelledWhileWriting(t *testing.T) {
 	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	wantTempEmpty(t, r.base)
+	backendtest.Empty(t, filepath.Join(r.base, tempDir))
 }
 
 // TestRemoveStaleOnFullDisk: a storage without room for the file that tells the time can still be opened.
 func TestRemoveStaleOnFullDisk(t *testing.T) {
 	r := &recorder{base: t.TempDir()}
-	put(t, openTest(t, r.base, Options{NoSync: true}), "a", "x")
+	backendtest.Put(t, openTest(t, r.base, Options{NoSync: true}), "a", "x")
 	for errno, ok := range map[syscall.Errno]bool{syscall.ENOSPC: true, syscall.EIO: false} {
 		r.fail = func(int, string) error { return errno }
 		s, err := open(r.base, Options{RemoveStale: true}, r.ops())
@@ -338,7 +302,7 @@ func TestRemoveStaleOnFullDisk(t *testing.T) {
 // TestRemoveStaleOfOthers: what another user's killed run left may not be ours to remove, and stands in nobody's way.
 func TestRemoveStaleOfOthers(t *testing.T) {
 	r := &recorder{base: t.TempDir()}
-	put(t, openTest(t, r.base, Options{NoSync: true}), "a", "x")
+	backendtest.Put(t, openTest(t, r.base, Options{NoSync: true}), "a", "x")
 	stale := filepath.Join(r.base, tempDir, strings.Repeat("A", 26))
 	if err := os.WriteFile(stale, nil, 0o400); err != nil {
 		t.Fatal(err)
@@ -369,9 +333,9 @@ func TestEachStepFails(t *testing.T) {
 		for _, opts := range []backends.PutOptions{{}, {IfAbsent: true}} {
 			for n := 0; ; n++ {
 				s, r := openRecorded(t)
-				put(t, s, "warm/up", "")
+				backendtest.Put(t, s, "warm/up", "")
 				if !opts.IfAbsent {
-					put(t, s, "packs/ab/cd", "old")
+					backendtest.Put(t, s, "packs/ab/cd", "old")
 				}
 				r.take()
 				r.fail = func(i int, step string) error {
@@ -398,7 +362,7 @@ func TestEachStepFails(t *testing.T) {
 				if !errors.Is(err, errno) || errors.Is(err, fs.ErrExist) || (errno == syscall.ENOSPC) != errors.Is(err, backends.ErrNoSpace) {
 					t.Errorf("%s failed: %v", failed, err)
 				}
-				wantTempEmpty(t, r.base)
+				backendtest.Empty(t, filepath.Join(r.base, tempDir))
 				if slices.ContainsFunc(log[n+1:], func(s string) bool { return strings.Contains(s, "sync") }) {
 					t.Errorf("after a failed step something was synchronized: %q", log)
 				}
@@ -426,11 +390,11 @@ func TestEachStepFails(t *testing.T) {
 					t.Errorf("%s failed: the second try says %v", failed, err)
 				} else if slices.Contains(log, failed) && strings.HasPrefix(failed, "syncfile") {
 					t.Errorf("%s was repeated", failed)
-				} else if err := lasts(log, "packs/ab/cd", nil); err != nil {
+				} else if err := backendtest.Lasts(log, "packs/ab/cd", nil); err != nil {
 					t.Error(err)
 				}
-				put(t, s, "warm/too", "") // other directories are not affected
-				wantTempEmpty(t, r.base)
+				backendtest.Put(t, s, "warm/too", "") // other directories are not affected
+				backendtest.Empty(t, filepath.Join(r.base, tempDir))
 			}
 		}
 	}

@@ -88,7 +88,7 @@ func TestKept(t *testing.T) {
 			if err := s.Put(t.Context(), name, []byte("kept"), o); err != nil {
 				t.Fatal(err)
 			}
-			wantTempEmpty(t, place)
+			backendtest.Empty(t, filepath.Join(place, tempDir))
 			info, err := s.Stat(t.Context(), name)
 			if err != nil || info.Guard != guard || info.RetainUntil.Before(until) {
 				t.Errorf("%+v, %v, want %v", info, err, guard)
@@ -211,7 +211,7 @@ func asUser(t *testing.T, f func()) {
 func TestKeepOrder(t *testing.T) {
 	s, r := openRecorded(t)
 	until := time.Now().Add(time.Hour)
-	put(t, s, "x", "makes the folders")
+	backendtest.Put(t, s, "x", "makes the folders")
 	r.take()
 	if err := s.Put(t.Context(), "a", []byte("a"), backends.PutOptions{RetainUntil: until, IfAbsent: true}); err != nil {
 		t.Fatal(err)
@@ -307,7 +307,7 @@ func TestKeptClock(t *testing.T) {
 	for off, fine := range map[time.Duration]bool{backends.MaxSkew - 10*time.Second: true, -backends.MaxSkew + 10*time.Second: true, backends.MaxSkew + 10*time.Second: false,
 		-backends.MaxSkew - 10*time.Second: false, 10 * 365 * 24 * time.Hour: false} {
 		dir := t.TempDir()
-		put(t, openTest(t, dir, Options{}), "there", "x")
+		backendtest.Put(t, openTest(t, dir, Options{}), "there", "x")
 		now := time.Now().Add(off)
 		s := openTest(t, dir, Options{Now: func() time.Time { return now }})
 		for name, o := range map[string]backends.PutOptions{"new": {RetainUntil: now.Add(time.Hour)}, "there": {RetainUntil: now.Add(time.Hour), Extend: true}} {
@@ -320,7 +320,7 @@ func TestKeptClock(t *testing.T) {
 				t.Errorf("a clock off by %v, %+v: %+v, %v", off, o, info, err)
 			}
 		}
-		wantTempEmpty(t, dir)
+		backendtest.Empty(t, filepath.Join(dir, tempDir))
 	}
 }
 
@@ -334,8 +334,8 @@ func TestKeptNowhere(t *testing.T) {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
-	if names, err := list(t, s, ""); err != nil || len(names) > 0 {
+	if names, err := backendtest.Names(t, s, ""); err != nil || len(names) > 0 {
 		t.Errorf("%q, %v", names, err)
 	}
-	wantTempEmpty(t, dir)
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }

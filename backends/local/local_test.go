@@ -42,36 +42,10 @@ func unlock(dir string) {
 	})
 }
 
-func put(t *testing.T, s *Store, name, data string) {
-	t.Helper()
-	if err := s.Put(t.Context(), name, []byte(data), backends.PutOptions{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// list returns the names below prefix in the order they come, and the error that ends the listing.
-func list(t *testing.T, s *Store, prefix string) (names []string, err error) {
-	for info, err := range s.List(t.Context(), prefix) {
-		if err != nil {
-			return names, err
-		}
-		names = append(names, info.Name)
-	}
-	return names, nil
-}
-
-func wantTempEmpty(t *testing.T, dir string) {
-	t.Helper()
-	left, err := os.ReadDir(filepath.Join(dir, tempDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(left) != 0 {
-		t.Errorf("temporary files are left: %v, %v", left, err)
-	}
-}
-
 func TestStorage(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backends.Storage {
 		dir := t.TempDir()
-		t.Cleanup(func() { wantTempEmpty(t, dir) })
+		t.Cleanup(func() { backendtest.Empty(t, filepath.Join(dir, tempDir)) })
 		return openTest(t, dir, Options{NoSync: true})
 	})
 }
@@ -80,7 +54,7 @@ func TestStorage(t *testing.T) {
 func TestStorageTwice(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backends.Storage {
 		dir := t.TempDir()
-		return &alternating{stores: [2]*Store{openTest(t, dir, Options{NoSync: true}), openTest(t, dir, Options{NoSync: true})}}
+		return backendtest.Alternate(openTest(t, dir, Options{NoSync: true}), openTest(t, dir, Options{NoSync: true}))
 	})
 }
 
@@ -96,7 +70,7 @@ func TestStorageWithoutLinks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { s.Close(); wantTempEmpty(t, dir); unlock(dir) })
+		t.Cleanup(func() { s.Close(); backendtest.Empty(t, filepath.Join(dir, tempDir)); unlock(dir) })
 		return s
 	}
 	err := open(t).Put(t.Context(), "a", nil, backends.PutOptions{IfAbsent: true})
@@ -126,8 +100,8 @@ func TestNoExclusiveCreate(t *testing.T) {
 	if err := s.Put(t.Context(), "a", nil, backends.PutOptions{IfAbsent: true}); !errors.Is(err, backends.ErrUnsupported) {
 		t.Error(err)
 	}
-	put(t, s, "a", "x") // works without
-	wantTempEmpty(t, dir)
+	backendtest.Put(t, s, "a", "x") // works without
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }
 
 func TestOpen(t *testing.T) {
@@ -138,7 +112,7 @@ func TestOpen(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it was made")
 	}
-	put(t, openTest(t, dir, Options{Create: true}), "x", "1")
+	backendtest.Put(t, openTest(t, dir, Options{Create: true}), "x", "1")
 	again := openTest(t, dir, Options{Create: true})
 	if b, err := again.Get(t.Context(), "x", 0, -1); err != nil || string(b) != "1" {
 		t.Errorf("%q, %v", b, err)
@@ -153,7 +127,7 @@ func TestOpen(t *testing.T) {
 	// Opening and reading write nothing.
 	empty := t.TempDir()
 	s := openTest(t, empty, Options{RemoveStale: true})
-	if names, err := list(t, s, ""); err != nil || len(names) != 0 {
+	if names, err := backendtest.Names(t, s, ""); err != nil || len(names) != 0 {
 		t.Errorf("%q, %v", names, err)
 	}
 	if entries, err := os.ReadDir(empty); err != nil || len(entries) != 0 {
@@ -165,7 +139,7 @@ func TestRelativePath(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := openTest(t, "repo", Options{Create: true, NoSync: true})
 	t.Chdir(t.TempDir())
-	put(t, s, "a/b", "x")
+	backendtest.Put(t, s, "a/b", "x")
 	if _, err := s.Stat(t.Context(), "a/b"); err != nil {
 		t.Error(err)
 	}
@@ -177,7 +151,7 @@ func TestModes(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "repo")
 	s := openTest(t, dir, Options{Create: true, NoSync: true})
-	put(t, s, "packs/ab/cd", "x")
+	backendtest.Put(t, s, "packs/ab/cd", "x")
 	if err := s.Put(t.Context(), "snapshots/s", nil, backends.PutOptions{IfAbsent: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -195,9 +169,9 @@ func TestSorted(t *testing.T) {
 	s := openTest(t, t.TempDir(), Options{NoSync: true})
 	names := []string{"a-b", "a-c/x", "a.b", "a/c", "a/d/e", "a0", "a_/x", "ab/y", "b"}
 	for _, i := range []int{4, 8, 0, 2, 7, 1, 6, 3, 5} {
-		put(t, s, names[i], "")
+		backendtest.Put(t, s, names[i], "")
 	}
-	if got, err := list(t, s, ""); err != nil || !slices.Equal(got, names) || !slices.IsSorted(got) {
+	if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, names) || !slices.IsSorted(got) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -206,7 +180,7 @@ func TestSorted(t *testing.T) {
 func TestForeign(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir, Options{NoSync: true})
-	put(t, s, "packs/ab/cd", "x")
+	backendtest.Put(t, s, "packs/ab/cd", "x")
 	for _, name := range []string{
 		".DS_Store", "packs/.DS_Store", "packs/ab/Thumbs.db", "packs/ab/cd.tmp", "packs/ab/.nfs0001", "packs/ab/._cd", "packs/ab/CD",
 		"packs/ab/cd.partial~", "lost+found/x", ".snapshot/hourly/packs/ab/cd", "tmp/leftover", "Packs2/ab/cd", "packs/ab/" + strings.Repeat("x", 250),
@@ -220,7 +194,7 @@ func TestForeign(t *testing.T) {
 		}
 	}
 	for _, prefix := range []string{"", "packs/", "packs/ab/"} {
-		if got, err := list(t, s, prefix); err != nil || !slices.Equal(got, []string{"packs/ab/cd"}) {
+		if got, err := backendtest.Names(t, s, prefix); err != nil || !slices.Equal(got, []string{"packs/ab/cd"}) {
 			t.Errorf("%q: %q, %v", prefix, got, err)
 		}
 	}
@@ -251,9 +225,9 @@ func TestSymlinks(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			dir := t.TempDir()
 			s := openTest(t, dir, Options{NoSync: true})
-			put(t, s, "packs/ab/cd", "x")
+			backendtest.Put(t, s, "packs/ab/cd", "x")
 			symlink(t, c.target, filepath.Join(dir, c.link))
-			if got, err := list(t, s, ""); err == nil {
+			if got, err := backendtest.Names(t, s, ""); err == nil {
 				t.Errorf("the listing hides the link: %q", got)
 			}
 			linked := c.file
@@ -272,7 +246,7 @@ func TestSymlinks(t *testing.T) {
 						t.Error("a Put went through the link")
 					}
 				}
-				if _, err := list(t, s, c.link+"/"); err == nil {
+				if _, err := backendtest.Names(t, s, c.link+"/"); err == nil {
 					t.Error("the link is listed as a directory")
 				}
 			}
@@ -310,7 +284,7 @@ func TestRootGone(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "repo")
 			s := openTest(t, dir, Options{Create: true, NoSync: true})
-			put(t, s, "packs/ab/cd", "x")
+			backendtest.Put(t, s, "packs/ab/cd", "x")
 			if err := c.gone(dir); err != nil {
 				t.Fatal(err)
 			}
@@ -331,7 +305,7 @@ func TestRootGone(t *testing.T) {
 			check("Stat", err)
 			check("Delete", s.Delete(t.Context(), "packs/ab/cd"))
 			for _, prefix := range []string{"", "packs/", "other/"} {
-				_, err = list(t, s, prefix)
+				_, err = backendtest.Names(t, s, prefix)
 				check("List "+prefix, err)
 			}
 			entries, err := os.ReadDir(dir)
@@ -349,8 +323,8 @@ func TestRootGoneWhileListing(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "repo")
 	s := openTest(t, dir, Options{Create: true, NoSync: true})
-	put(t, s, "a", "")
-	put(t, s, "b", "")
+	backendtest.Put(t, s, "a", "")
+	backendtest.Put(t, s, "b", "")
 	var last error
 	for _, err := range s.List(t.Context(), "") {
 		if last = err; err == nil {
@@ -367,7 +341,7 @@ func TestDirectoryRemoved(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir, Options{NoSync: true})
 	for _, ifAbsent := range []bool{false, true} {
-		put(t, s, "packs/ab/cd", "x")
+		backendtest.Put(t, s, "packs/ab/cd", "x")
 		for _, name := range []string{"packs", "tmp"} {
 			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
@@ -379,7 +353,7 @@ func TestDirectoryRemoved(t *testing.T) {
 		if err := s.Put(t.Context(), "packs/ab/ef", []byte("y"), backends.PutOptions{IfAbsent: ifAbsent}); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := list(t, s, ""); err != nil || !slices.Equal(got, []string{"packs/ab/ef"}) {
+		if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, []string{"packs/ab/ef"}) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
@@ -388,7 +362,7 @@ func TestDirectoryRemoved(t *testing.T) {
 func TestRemoveStale(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir, Options{NoSync: true})
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	const fresh, young, stale = "AAAAAAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBBBBBB", "CCCCCCCCCCCCCCCCCCCCCCCCCC"
 	for name, age := range map[string]time.Duration{fresh: 0, young: 23 * time.Hour, stale: 25 * time.Hour, "foreign": 99 * time.Hour} {
 		name = filepath.Join(dir, tempDir, name)
@@ -430,7 +404,7 @@ func TestGetMany(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i * 7 >> 3)
 	}
-	put(t, s, "f", string(data))
+	backendtest.Put(t, s, "f", string(data))
 	done := make(chan error)
 	for g := range 8 {
 		go func() {

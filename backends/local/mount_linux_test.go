@@ -39,8 +39,8 @@ func TestFull(t *testing.T) {
 					t.Fatal("the disk never gets full")
 				}
 			}
-			wantTempEmpty(t, dir)
-			if got, err := list(t, s, ""); err != nil || !slices.Equal(got, stored) || len(got) < 10 {
+			backendtest.Empty(t, filepath.Join(dir, tempDir))
+			if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, stored) || len(got) < 10 {
 				t.Errorf("%q, %v", got, err)
 			}
 			// A failed replacement leaves the old bytes. (A tmpfs counts hard links as files, so there only links fail.)
@@ -56,7 +56,7 @@ func TestFull(t *testing.T) {
 			if err := errors.Join(s.Delete(t.Context(), stored[0]), s.Delete(t.Context(), stored[1])); err != nil {
 				t.Fatal(err)
 			}
-			put(t, s, "packs/zz", "it fits again")
+			backendtest.Put(t, s, "packs/zz", "it fits again")
 		})
 	}
 }
@@ -66,7 +66,7 @@ func TestUnmounted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
 	backendtest.Mount(t, "tmpfs", dir, "size=1m")
 	s := openTest(t, dir, Options{})
-	put(t, s, "packs/ab/cd", "x")
+	backendtest.Put(t, s, "packs/ab/cd", "x")
 	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestUnmounted(t *testing.T) {
 	if _, err := s.Stat(t.Context(), "packs/ab/ef"); !errors.Is(err, backends.ErrGone) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Stat: %v", err)
 	}
-	if _, err := list(t, s, ""); !errors.Is(err, backends.ErrGone) {
+	if _, err := backendtest.Names(t, s, ""); !errors.Is(err, backends.ErrGone) {
 		t.Errorf("List: %v", err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
@@ -92,22 +92,22 @@ func TestMountedBelow(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "packs", "a"), nil, 0o400); err != nil {
 		t.Fatal(err)
 	}
-	put(t, s, "config", "")
-	if got, err := list(t, s, ""); err != nil || !slices.Equal(got, []string{"config", "packs/a"}) {
+	backendtest.Put(t, s, "config", "")
+	if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, []string{"config", "packs/a"}) {
 		t.Errorf("%q, %v", got, err)
 	}
 	// Names cannot be given across file systems. That is an error, and leaves nothing.
 	if err := s.Put(t.Context(), "packs/b", nil, backends.PutOptions{IfAbsent: true}); !errors.Is(err, syscall.EXDEV) {
 		t.Errorf("Put: %v", err)
 	}
-	wantTempEmpty(t, dir)
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }
 
 // TestReadOnly: a file system mounted read-only can be read, and says what is wrong when written.
 func TestReadOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
 	backendtest.Mount(t, "tmpfs", dir, "size=1m")
-	put(t, openTest(t, dir, Options{}), "packs/ab/cd", "x")
+	backendtest.Put(t, openTest(t, dir, Options{}), "packs/ab/cd", "x")
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		backendtest.Lacks(t, "cannot remount: %v", err)
 	}
@@ -121,7 +121,7 @@ func TestReadOnly(t *testing.T) {
 	if b, err := s.Get(t.Context(), "packs/ab/cd", 0, -1); err != nil || string(b) != "x" {
 		t.Errorf("%q, %v", b, err)
 	}
-	if got, err := list(t, s, ""); err != nil || len(got) != 1 {
+	if got, err := backendtest.Names(t, s, ""); err != nil || len(got) != 1 {
 		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -19,11 +19,11 @@ import (
 func TestSpecialFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir, Options{NoSync: true})
-	put(t, s, "packs/ab/cd", "x")
+	backendtest.Put(t, s, "packs/ab/cd", "x")
 	if err := syscall.Mkfifo(filepath.Join(dir, "packs/ab/pipe"), 0o600); err != nil {
 		t.Skip("no named pipes here:", err)
 	}
-	if got, err := list(t, s, ""); err == nil {
+	if got, err := backendtest.Names(t, s, ""); err == nil {
 		t.Errorf("the pipe is hidden: %q", got)
 	}
 	read := make(chan error, 1)
@@ -79,8 +79,8 @@ func TestUnreadable(t *testing.T) {
 	dir := filepath.Join(base, "repo")
 	for _, mode := range []fs.FileMode{0, 0o100, 0o400} {
 		s := openTest(t, dir, Options{Create: true, NoSync: true})
-		put(t, s, "packs/ab/cd", "x")
-		put(t, s, "packs/cd/ef", "x")
+		backendtest.Put(t, s, "packs/ab/cd", "x")
+		backendtest.Put(t, s, "packs/cd/ef", "x")
 		locked := filepath.Join(dir, "packs/ab")
 		dirs := []string{base, dir, filepath.Join(dir, tempDir), filepath.Join(dir, "packs"), locked, filepath.Join(dir, "packs/cd")}
 		if err := os.Chmod(locked, mode); err != nil {
@@ -89,11 +89,11 @@ func TestUnreadable(t *testing.T) {
 		asNobody(t, dirs, func() {
 			s := openTest(t, dir, Options{NoSync: true})
 			for _, prefix := range []string{"", "packs/", "packs/ab/"} {
-				if got, err := list(t, s, prefix); !errors.Is(err, fs.ErrPermission) {
+				if got, err := backendtest.Names(t, s, prefix); !errors.Is(err, fs.ErrPermission) {
 					t.Errorf("mode %v: List(%q): %q, %v", mode, prefix, got, err)
 				}
 			}
-			if got, err := list(t, s, "packs/cd/"); err != nil || len(got) != 1 {
+			if got, err := backendtest.Names(t, s, "packs/cd/"); err != nil || len(got) != 1 {
 				t.Errorf("mode %v: beside it: %q, %v", mode, got, err)
 			}
 			if mode&0o100 == 0 {
@@ -115,7 +115,7 @@ func TestUnreadable(t *testing.T) {
 				}
 			}
 		})
-		wantTempEmpty(t, dir)
+		backendtest.Empty(t, filepath.Join(dir, tempDir))
 		if err := os.Chmod(locked, 0o700); err != nil {
 			t.Fatal(err)
 		}

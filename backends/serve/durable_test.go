@@ -4,7 +4,6 @@ package serve
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"packhold/backends/backendtest"
 )
 
 // recorder writes down the steps that change the disk, and can make one fail.
@@ -81,39 +82,6 @@ func (r *recorder) ops() ops {
 			return r.step(func() error { return o.remove(root, name) }, "remove", name)
 		},
 	}
-}
-
-// lasts is the law of durability: it returns nil if a power loss after the steps of log leaves name with its bytes, which were written to temp.
-func lasts(log []string, temp, name string) error {
-	written, synced, given := -1, -1, -1
-	for i, line := range log {
-		f := strings.Fields(line)
-		switch {
-		case f[0] == "write" && f[1] == temp:
-			written = i
-		case f[0] == "syncfile" && f[1] == temp:
-			synced = i
-		case (f[0] == "link" || f[0] == "rename") && f[1] == temp && f[2] == name:
-			given = i
-			if written < 0 || synced < written {
-				return errors.New("the name was given to bytes that may be lost")
-			}
-		}
-	}
-	switch {
-	case given < 0:
-		return errors.New("the name was never given")
-	case written > given:
-		return errors.New("written to after it was given its name")
-	case !slices.Contains(log[given+1:], "syncdir "+path.Dir(name)):
-		return errors.New("the name may be lost")
-	}
-	for d := path.Dir(name); d != "."; d = path.Dir(d) {
-		if !slices.Contains(log[slices.Index(log, "mkdir "+d)+1:], "syncdir "+path.Dir(d)) {
-			return fmt.Errorf("the directory %s may be lost", d)
-		}
-	}
-	return nil
 }
 
 var gives = []verb{verbRename, verbPosixRename, verbHardlink}
@@ -239,7 +207,7 @@ func TestEveryStepFails(t *testing.T) {
 					t.Errorf("%s: after %s failed another file: code %d", v, failed, code)
 				}
 				if code == codeOK {
-					if err := lasts(append(log, r.take()...), "tmp/b", "packs/ab/b"); err != nil {
+					if err := backendtest.Lasts(append(log, r.take()...), "packs/ab/b", []string{"packs/ab", "packs"}); err != nil {
 						t.Errorf("%s: after %s failed: %v", v, failed, err)
 					}
 				}

@@ -40,7 +40,7 @@ func TestFull(t *testing.T) {
 						t.Fatal("the disk never gets full")
 					}
 				}
-				if got, err := list(t, s, ""); err != nil || !slices.Equal(got, stored) || len(got) < 10 {
+				if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, stored) || len(got) < 10 {
 					t.Errorf("%q, %v", got, err)
 				}
 				// One more, many requests under way: a failed replacement leaves the old bytes.
@@ -52,7 +52,7 @@ func TestFull(t *testing.T) {
 				// Opening tells the time by a file, and does without where there is no room.
 				openTest(t, Options{Command: argv, Path: dir, RemoveStale: true})
 				s.Close()
-				wantTempEmpty(t, dir)
+				backendtest.Empty(t, filepath.Join(dir, tempDir))
 			})
 		}
 	}
@@ -63,7 +63,7 @@ func TestReadOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
 	backendtest.Mount(t, "tmpfs", dir, "size=4m")
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir})
-	put(t, s, "d/a", "x")
+	backendtest.Put(t, s, "d/a", "x")
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		backendtest.Lacks(t, "cannot remount: %v", err)
 	}

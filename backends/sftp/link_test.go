@@ -27,6 +27,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"packhold/backends"
+	"packhold/backends/backendtest"
 )
 
 func TestUnknownHost(t *testing.T) {
@@ -209,7 +210,7 @@ func TestPassphraseOnce(t *testing.T) {
 	s := openTest(t, o)
 	var wg sync.WaitGroup
 	for i := range 12 {
-		wg.Go(func() { put(t, s, fmt.Sprint("f", i), strings.Repeat("x", partSize)) })
+		wg.Go(func() { backendtest.Put(t, s, fmt.Sprint("f", i), strings.Repeat("x", partSize)) })
 	}
 	wg.Wait()
 	if n := len(s.pool.links); asked.Load() != 1 || n < 2 {
@@ -247,7 +248,7 @@ Host vault
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, openTest(t, o), "a", "x")
+	backendtest.Put(t, openTest(t, o), "a", "x")
 }
 
 // TestSSHCommand: OpenSSH's own client as the transport.
@@ -260,7 +261,7 @@ func TestSSHCommand(t *testing.T) {
 	}
 	s := openTest(t, Options{Command: argv, Path: t.TempDir()})
 	data := strings.Repeat("x", 2*partSize)
-	put(t, s, "a", data)
+	backendtest.Put(t, s, "a", data)
 	wantFile(t, s, "a", data)
 	name := d.cmd.Path
 	d.stop(t)
@@ -296,7 +297,7 @@ func TestReconnect(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, d.options(dir))
 	data := strings.Repeat("0123456789abcdef", partSize/2)
-	put(t, s, "packs/a", data)
+	backendtest.Put(t, s, "packs/a", data)
 	for round := range 3 {
 		var wg sync.WaitGroup
 		for i := range 6 {
@@ -327,7 +328,7 @@ func TestReconnect(t *testing.T) {
 		call func() error
 	}{
 		{"List", func() error {
-			names, err := list(t, s, "")
+			names, err := backendtest.Names(t, s, "")
 			if len(names) != 19 {
 				t.Errorf("%q", names)
 			}
@@ -370,7 +371,7 @@ func TestNothingLeft(t *testing.T) {
 			if err != nil {
 				continue // the one that never answers
 			}
-			put(t, s, "d/a", "x")
+			backendtest.Put(t, s, "d/a", "x")
 			wantFile(t, s, "d/a", "x")
 			for range s.List(t.Context(), "") {
 				break
@@ -412,7 +413,7 @@ func TestHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := make([]byte, 8*partSize)
-	put(t, s, "d/a", string(data))
+	backendtest.Put(t, s, "d/a", string(data))
 	d.signal(t, syscall.SIGSTOP)
 	var wg sync.WaitGroup
 	for what, call := range map[string]func(ctx context.Context) error{
@@ -464,7 +465,7 @@ func TestDeadLink(t *testing.T) {
 			o := d.options(t.TempDir())
 			o.KeepAlive, o.Connections = c.keep, 1
 			s := openTest(t, o)
-			put(t, s, "a", "x")
+			backendtest.Put(t, s, "a", "x")
 			var sessions []int
 			for _, pid := range d.processes(t) {
 				if pid != main { // which goes on accepting connections
@@ -487,7 +488,7 @@ func TestDeadLink(t *testing.T) {
 		for _, o := range []Options{d.options(t.TempDir()), {Command: openSSHServer(t), Path: t.TempDir()}} {
 			o.KeepAlive = 100 * time.Millisecond
 			s := openTest(t, o)
-			put(t, s, "a", "x")
+			backendtest.Put(t, s, "a", "x")
 			before := s.pool.links[0]
 			time.Sleep(600 * time.Millisecond)
 			wantFile(t, s, "a", "x")
@@ -505,10 +506,10 @@ func TestRefusedConnections(t *testing.T) {
 	s := openTest(t, Options{Command: []string{"sh", "-c", "mkdir " + lock + " && exec " + openSSHServer(t)[0]}, Path: t.TempDir(), Connections: 4})
 	var wg sync.WaitGroup
 	for i := range 8 {
-		wg.Go(func() { put(t, s, fmt.Sprint("f", i), strings.Repeat("x", 2*partSize)) })
+		wg.Go(func() { backendtest.Put(t, s, fmt.Sprint("f", i), strings.Repeat("x", 2*partSize)) })
 	}
 	wg.Wait()
-	if got, err := list(t, s, ""); err != nil || len(got) != 8 {
+	if got, err := backendtest.Names(t, s, ""); err != nil || len(got) != 8 {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -522,7 +523,7 @@ func TestKilledWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	err = s.pool.do(t.Context(), 1, func(_ context.Context, l *link) error {
 		_, f, err := s.createTemp(l)
 		if err == nil {
@@ -540,7 +541,7 @@ func TestKilledWriter(t *testing.T) {
 		t.Fatalf("%v, %v", left, err)
 	}
 	s = openTest(t, Options{Command: argv, Path: dir, RemoveStale: true})
-	if got, err := list(t, s, ""); err != nil || !slices.Equal(got, []string{"a"}) {
+	if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, []string{"a"}) {
 		t.Errorf("%q, %v", got, err)
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, tempDir)); err != nil || len(left) != 1 {
@@ -551,7 +552,7 @@ func TestKilledWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	openTest(t, Options{Command: argv, Path: dir, RemoveStale: true})
-	wantTempEmpty(t, dir)
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }
 
 // TestCancelledWhileWriting: a Put cancelled before its file has a name leaves nothing, and its connection lives if the server does.
@@ -559,7 +560,7 @@ func TestCancelledWhileWriting(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir, Connections: 1})
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	before := s.pool.links[0]
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
@@ -575,7 +576,7 @@ func TestCancelledWhileWriting(t *testing.T) {
 		t.Error("the connection was cut")
 	}
 	s.Close()
-	wantTempEmpty(t, dir)
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }
 
 // cutter cuts the connection before or after the n-th packet has been sent.
@@ -638,7 +639,7 @@ func TestEachRequestLost(t *testing.T) {
 		}, 3, []string{"d/old"}},
 		{"Delete", func(s *Store) error { return s.Delete(t.Context(), "d/old") }, 3, nil},
 		{"List", func(s *Store) error {
-			names, err := list(t, s, "")
+			names, err := backendtest.Names(t, s, "")
 			if err == nil && !slices.Equal(names, []string{"d/old"}) {
 				err = fmt.Errorf("listed %q", names)
 			}
@@ -719,13 +720,13 @@ func TestLinksFail(t *testing.T) {
 	if err := s.Put(t.Context(), "d/a", []byte("x"), backends.PutOptions{IfAbsent: true}); !errors.Is(err, backends.ErrUnsupported) {
 		t.Error(err)
 	}
-	put(t, s, "d/a", "x")
+	backendtest.Put(t, s, "d/a", "x")
 	if err := s.Put(t.Context(), "d/a", []byte("y"), backends.PutOptions{IfAbsent: true}); !errors.Is(err, fs.ErrExist) {
 		t.Error(err)
 	}
 	wantFile(t, s, "d/a", "x")
 	s.Close()
-	wantTempEmpty(t, dir)
+	backendtest.Empty(t, filepath.Join(dir, tempDir))
 }
 
 // TestMeter: names are counted in packets however they are cut.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,36 +36,10 @@ func openTest(t *testing.T, o Options) *Store {
 	return s
 }
 
-func put(t *testing.T, s *Store, name, data string) {
-	t.Helper()
-	if err := s.Put(t.Context(), name, []byte(data), backends.PutOptions{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func wantFile(t *testing.T, s *Store, name, data string) {
 	t.Helper()
 	if b, err := s.Get(t.Context(), name, 0, -1); err != nil || string(b) != data {
 		t.Errorf("%s: %d bytes, %v", name, len(b), err)
-	}
-}
-
-// list returns the names below prefix in the order they come, and the error that ends the listing.
-func list(t *testing.T, s *Store, prefix string) (names []string, err error) {
-	for info, err := range s.List(t.Context(), prefix) {
-		if err != nil {
-			return names, err
-		}
-		names = append(names, info.Name)
-	}
-	return names, nil
-}
-
-func wantTempEmpty(t *testing.T, dir string) {
-	t.Helper()
-	left, err := os.ReadDir(filepath.Join(dir, tempDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(left) != 0 {
-		t.Errorf("temporary files are left: %v, %v", left, err)
 	}
 }
 
@@ -103,7 +76,7 @@ func TestStorage(t *testing.T) {
 			t.Parallel()
 			backendtest.Run(t, func(t *testing.T) backends.Storage {
 				dir := t.TempDir()
-				t.Cleanup(func() { wantTempEmpty(t, dir) })
+				t.Cleanup(func() { backendtest.Empty(t, filepath.Join(dir, tempDir)) })
 				s := openTest(t, server.options(t, dir))
 				if s.Durable() != server.durable {
 					t.Errorf("durable: %v", s.Durable())
@@ -114,41 +87,13 @@ func TestStorage(t *testing.T) {
 	}
 }
 
-// alternating hands every call to the other of two stores than the call before.
-type alternating struct {
-	stores [2]*Store
-	calls  atomic.Uint32
-}
-
-func (a *alternating) next() *Store { return a.stores[a.calls.Add(1)%2] }
-
-func (a *alternating) Put(ctx context.Context, name string, data []byte, opts backends.PutOptions) error {
-	return a.next().Put(ctx, name, data, opts)
-}
-
-func (a *alternating) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	return a.next().Get(ctx, name, off, n)
-}
-
-func (a *alternating) Stat(ctx context.Context, name string) (backends.Info, error) {
-	return a.next().Stat(ctx, name)
-}
-
-func (a *alternating) List(ctx context.Context, prefix string) iter.Seq2[backends.Info, error] {
-	return a.next().List(ctx, prefix)
-}
-
-func (a *alternating) Delete(ctx context.Context, name string) error {
-	return a.next().Delete(ctx, name)
-}
-
 // TestStorageTwice: two stores, as two processes have them, keep the contract together.
 func TestStorageTwice(t *testing.T) {
 	t.Parallel()
 	argv := openSSHServer(t, "-P", "fsync") // which only takes time
 	backendtest.Run(t, func(t *testing.T) backends.Storage {
 		dir := t.TempDir()
-		return &alternating{stores: [2]*Store{openTest(t, Options{Command: argv, Path: dir}), openTest(t, Options{Command: argv, Path: dir, Connections: 1})}}
+		return backendtest.Alternate(openTest(t, Options{Command: argv, Path: dir}), openTest(t, Options{Command: argv, Path: dir, Connections: 1}))
 	})
 }
 
@@ -193,7 +138,7 @@ func TestLarge(t *testing.T) {
 		for i := range data {
 			data[i] = byte(i>>15 + i*7)
 		}
-		put(t, s, "f", string(data))
+		backendtest.Put(t, s, "f", string(data))
 		wantFile(t, s, "f", string(data))
 		off, n := int64(size/3), int64(size/2)
 		if b, err := s.Get(t.Context(), "f", off, n); err != nil || !bytes.Equal(b, data[off:off+n]) {
@@ -212,7 +157,7 @@ func TestOpen(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it was made")
 	}
-	put(t, openTest(t, Options{Command: argv, Path: dir, Create: true}), "x", "1")
+	backendtest.Put(t, openTest(t, Options{Command: argv, Path: dir, Create: true}), "x", "1")
 	wantFile(t, openTest(t, Options{Command: argv, Path: dir, Create: true}), "x", "1")
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != rootMode {
 		t.Errorf("%v, %v", info.Mode(), err)
@@ -228,7 +173,7 @@ func TestOpen(t *testing.T) {
 	// Opening and reading write nothing.
 	empty := t.TempDir()
 	s := openTest(t, Options{Command: argv, Path: empty, RemoveStale: true})
-	if names, err := list(t, s, ""); err != nil || len(names) != 0 {
+	if names, err := backendtest.Names(t, s, ""); err != nil || len(names) != 0 {
 		t.Errorf("%q, %v", names, err)
 	}
 	if entries, err := os.ReadDir(empty); err != nil || len(entries) != 0 {
@@ -261,7 +206,7 @@ func TestClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	for range 2 {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -277,9 +222,9 @@ func TestSorted(t *testing.T) {
 	s := openTest(t, Options{Command: openSSHServer(t), Path: t.TempDir()})
 	names := []string{"a-b", "a-c/x", "a.b", "a/c", "a/d/e", "a0", "a_/x", "ab/y", "b"}
 	for _, i := range []int{4, 8, 0, 2, 7, 1, 6, 3, 5} {
-		put(t, s, names[i], "")
+		backendtest.Put(t, s, names[i], "")
 	}
-	if got, err := list(t, s, ""); err != nil || !slices.Equal(got, names) || !slices.IsSorted(got) {
+	if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, names) || !slices.IsSorted(got) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -300,7 +245,7 @@ func TestListMany(t *testing.T) {
 			writeFile(t, filepath.Join(dir, name), "x")
 		}
 	}
-	if got, err := list(t, s, ""); err != nil || !slices.Equal(got, want) {
+	if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%d files, %v", len(got), err)
 	}
 	for range s.List(t.Context(), "") {
@@ -313,7 +258,7 @@ func TestForeign(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir})
-	put(t, s, "packs/ab/cd", "x")
+	backendtest.Put(t, s, "packs/ab/cd", "x")
 	for _, name := range []string{
 		".DS_Store", "packs/ab/cd.tmp", "packs/ab/.nfs0001", "packs/ab/CD", "packs/ab/cd.partial~", ".snapshot/hourly/packs/ab/cd", "tmp/leftover",
 		"Packs2/ab/cd", "packs/ab/" + strings.Repeat("x", 250), "packs/ab/a b", "packs/ab/a\nb",
@@ -325,7 +270,7 @@ func TestForeign(t *testing.T) {
 		writeFile(t, name, "")
 	}
 	for _, prefix := range []string{"", "packs/", "packs/ab/"} {
-		if got, err := list(t, s, prefix); err != nil || !slices.Equal(got, []string{"packs/ab/cd"}) {
+		if got, err := backendtest.Names(t, s, prefix); err != nil || !slices.Equal(got, []string{"packs/ab/cd"}) {
 			t.Errorf("%q: %q, %v", prefix, got, err)
 		}
 	}
@@ -349,7 +294,7 @@ func TestSymlinks(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			dir := t.TempDir()
 			s := openTest(t, Options{Command: argv, Path: dir})
-			put(t, s, "packs/ab/cd", "x")
+			backendtest.Put(t, s, "packs/ab/cd", "x")
 			if err := os.Symlink(c.target, filepath.Join(dir, c.link)); err != nil {
 				t.Fatal(err)
 			}
@@ -360,7 +305,7 @@ func TestSymlinks(t *testing.T) {
 						t.Error("a Put went through the link")
 					}
 				}
-				if _, err := list(t, s, c.link+"/"); err == nil {
+				if _, err := backendtest.Names(t, s, c.link+"/"); err == nil {
 					t.Error("the link is listed as a directory")
 				}
 			}
@@ -378,7 +323,7 @@ func TestSymlinks(t *testing.T) {
 // refusesAll fails unless every way to look at the name is an error, and no authentic "does not exist".
 func refusesAll(t *testing.T, s *Store, name string) {
 	t.Helper()
-	if got, err := list(t, s, ""); err == nil {
+	if got, err := backendtest.Names(t, s, ""); err == nil {
 		t.Errorf("the listing hides it: %q", got)
 	}
 	if b, err := s.Get(t.Context(), name, 0, -1); err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -397,7 +342,7 @@ func TestFIFO(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir})
-	put(t, s, "d/a", "x")
+	backendtest.Put(t, s, "d/a", "x")
 	if err := syscall.Mkfifo(filepath.Join(dir, "d/pipe"), 0o600); err != nil {
 		t.Skip("no named pipes here:", err)
 	}
@@ -424,7 +369,7 @@ func TestRootGone(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "repo")
 			s := openTest(t, Options{Command: argv, Path: dir, Create: true})
-			put(t, s, "packs/ab/cd", "x")
+			backendtest.Put(t, s, "packs/ab/cd", "x")
 			if err := c.gone(dir); err != nil {
 				t.Fatal(err)
 			}
@@ -445,7 +390,7 @@ func TestRootGone(t *testing.T) {
 			check("Stat", err)
 			check("Delete", s.Delete(t.Context(), "packs/ab/cd"))
 			for _, prefix := range []string{"", "packs/", "other/"} {
-				_, err = list(t, s, prefix)
+				_, err = backendtest.Names(t, s, prefix)
 				check("List "+prefix, err)
 			}
 			if entries, err := os.ReadDir(dir); c.exists && (err != nil || len(entries) != 0) || !c.exists && !errors.Is(err, fs.ErrNotExist) {
@@ -460,8 +405,8 @@ func TestRootGoneWhileListing(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "repo")
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir, Create: true})
-	put(t, s, "a", "")
-	put(t, s, "b", "")
+	backendtest.Put(t, s, "a", "")
+	backendtest.Put(t, s, "b", "")
 	var last error
 	for _, err := range s.List(t.Context(), "") {
 		if last = err; err == nil {
@@ -478,9 +423,9 @@ func TestDirectoryRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openTest(t, Options{Command: openSSHServer(t), Path: dir})
-	put(t, s, "keys/a", "k")
+	backendtest.Put(t, s, "keys/a", "k")
 	for _, ifAbsent := range []bool{false, true} {
-		put(t, s, "packs/ab/cd", "x")
+		backendtest.Put(t, s, "packs/ab/cd", "x")
 		for _, name := range []string{"packs", "tmp"} {
 			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
@@ -492,7 +437,7 @@ func TestDirectoryRemoved(t *testing.T) {
 		if err := s.Put(t.Context(), "packs/ab/ef", []byte("y"), backends.PutOptions{IfAbsent: ifAbsent}); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := list(t, s, ""); err != nil || !slices.Equal(got, []string{"keys/a", "packs/ab/ef"}) {
+		if got, err := backendtest.Names(t, s, ""); err != nil || !slices.Equal(got, []string{"keys/a", "packs/ab/ef"}) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
@@ -503,7 +448,7 @@ func TestRemoveStale(t *testing.T) {
 	argv := openSSHServer(t)
 	dir := t.TempDir()
 	s := openTest(t, Options{Command: argv, Path: dir})
-	put(t, s, "a", "x")
+	backendtest.Put(t, s, "a", "x")
 	const fresh, young, stale = "AAAAAAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBBBBBB", "CCCCCCCCCCCCCCCCCCCCCCCCCC"
 	for name, age := range map[string]time.Duration{
 		fresh: 0, young: 23 * time.Hour, stale: 25 * time.Hour, stale + "L": 25 * time.Hour, "foreign": 99 * time.Hour,
@@ -608,23 +553,23 @@ func TestServersThatLack(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		put(t, s, "a", "x")
-		put(t, s, "a", "y")
+		backendtest.Put(t, s, "a", "x")
+		backendtest.Put(t, s, "a", "y")
 		wantFile(t, s, "a", "y")
 		s.Close()
-		wantTempEmpty(t, dir)
+		backendtest.Empty(t, filepath.Join(dir, tempDir))
 	})
 	t.Run("posix-rename, with a rename that replaces", func(t *testing.T) {
 		s := openTest(t, Options{Command: goServer(t, ""), Path: t.TempDir()})
-		put(t, s, "a", "x")
-		put(t, s, "a", "y")
+		backendtest.Put(t, s, "a", "x")
+		backendtest.Put(t, s, "a", "y")
 		wantFile(t, s, "a", "y")
 	})
 	t.Run("posix-rename and hard links", func(t *testing.T) {
 		dir := t.TempDir()
 		s := openTest(t, Options{Command: openSSHServer(t, "-P", "posix-rename,hardlink"), Path: dir})
-		put(t, s, "a", "x")
-		put(t, s, "a", "y") // by removing it first
+		backendtest.Put(t, s, "a", "x")
+		backendtest.Put(t, s, "a", "y") // by removing it first
 		wantFile(t, s, "a", "y")
 		if err := s.Put(t.Context(), "a", nil, only); !errors.Is(err, fs.ErrExist) {
 			t.Error(err)
@@ -634,19 +579,19 @@ func TestServersThatLack(t *testing.T) {
 		}
 		wantFile(t, s, "b", "z")
 		s.Close()
-		wantTempEmpty(t, dir)
+		backendtest.Empty(t, filepath.Join(dir, tempDir))
 	})
 	t.Run("fsync", func(t *testing.T) {
 		s := openTest(t, Options{Command: openSSHServer(t, "-P", "fsync"), Path: t.TempDir()})
 		if s.Durable() {
 			t.Error("durable without fsync")
 		}
-		put(t, s, "a", "x")
+		backendtest.Put(t, s, "a", "x")
 		wantFile(t, s, "a", "x")
 	})
 	t.Run("writing", func(t *testing.T) {
 		dir := t.TempDir()
-		put(t, openTest(t, Options{Command: openSSHServer(t), Path: dir}), "d/a", "x")
+		backendtest.Put(t, openTest(t, Options{Command: openSSHServer(t), Path: dir}), "d/a", "x")
 		s := openTest(t, Options{Command: openSSHServer(t, "-R"), Path: dir, RemoveStale: true}) // read-only
 		if err := s.Put(t.Context(), "b", nil, only); !errors.Is(err, fs.ErrPermission) {
 			t.Error(err)

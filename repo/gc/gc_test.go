@@ -24,6 +24,7 @@ import (
 	"packhold/repo/check"
 	"packhold/repo/format"
 	"packhold/repo/gc"
+	"packhold/repo/replicate"
 	"packhold/repo/repotest"
 	"packhold/repo/retain"
 	"packhold/repo/snapshot"
@@ -296,18 +297,65 @@ func TestForgetStops(t *testing.T) {
 	}
 	st := fault.New(w.store, fault.Rule{Op: fault.Put, Prefix: "forgotten/", N: 2, Err: io.ErrClosedPipe})
 	n, err := gc.Forget(t.Context(), w.open(st, repo.Access{Credential: w.cred, Passphrase: []byte(repotest.Passphrase)}), list, "")
-	if n != 1 || !errors.Is(err, repo.ErrStorage) {
+	if n == len(list) || !errors.Is(err, repo.ErrStorage) {
 		t.Fatalf("%d forgotten, %v", n, err)
 	}
-	if all := w.snapshots(); !slices.Equal(ids(all), ids(list[1:])) {
-		t.Errorf("left: %v", ids(all))
+	if all := w.snapshots(); len(all) != len(list)-n {
+		t.Errorf("%d forgotten, left: %v", n, ids(all))
 	}
+	// The same again does the rest.
+	if n, err := gc.Forget(t.Context(), w.boss, list[:2], ""); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := gc.Forget(t.Context(), w.boss, list[2:], ""); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	list = []*repo.Snapshot{w.backup(w.host(), some(9), backup.Options{})}
 	// What is listed is another record than it was.
-	other := *list[1]
+	other := *list[0]
 	other.Object[0]++
 	if n, err := gc.Forget(t.Context(), w.boss, []*repo.Snapshot{&other}, ""); n != 0 || !errors.Is(err, repo.ErrTampered) {
 		t.Errorf("%d forgotten, %v", n, err)
 	}
+}
+
+// TestForgetCopied forgets and brings back what a replication brought, at the replica.
+func TestForgetCopied(t *testing.T) {
+	w := newWorld(t)
+	replicator := w.role("replicator", crypt.RoleWriter|crypt.RolePrune)
+	home := w.store.Clone()
+	s := w.backup(w.open(home, repo.Access{Credential: w.cred}), some(1), backup.Options{Tags: []string{"home"}})
+	access := repo.Access{Credential: w.cred}
+	copied := *w.cred
+	copied.Identity = replicator.Keys().Identity
+	access.Credential = &copied
+	_, err := replicate.Run(t.Context(), w.open(home, access), w.store, replicate.Options{
+		Open:    func(context.Context) (*repo.Repo, error) { return w.open(w.store, access), nil },
+		Journal: func(context.Context, *repo.Repo) (repo.Journal, error) { return nil, nil },
+		Logs:    func(context.Context, *repo.Repo) ([]backends.Info, error) { return nil, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := w.snapshots()
+	if len(all) != 1 || all[0].ID() != s.ID() || !all[0].Copied() {
+		t.Fatalf("the replica has %v", ids(all))
+	}
+	if n, err := gc.Forget(t.Context(), w.again(w.boss), all, ""); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if all := w.snapshots(); len(all) != 0 {
+		t.Errorf("left: %v", ids(all))
+	}
+	gone, err := gc.ReadForgotten(t.Context(), w.again(w.boss))
+	if err != nil || len(gone) != 1 {
+		t.Fatal(gone, err)
+	}
+	back, err := gc.Undelete(t.Context(), w.again(w.boss), gone[0], nil)
+	if err != nil || back.Body.Tags[0] != "home" || back.Origin.Session != s.Session {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	w.whole()
 }
 
 func TestHolds(t *testing.T) {

@@ -890,7 +890,8 @@ func (s *sim) addReplicator(ctx context.Context, store *mem.Store, add func(stri
 	open func(backends.Storage, *crypt.Identity, bool) *repo.Repo, copyAll func(*mem.Store), pruner, replicator *crypt.Identity) {
 	source := mem.New(s.now)
 	copyAll(source)
-	at := &actor{name: "source", rng: s.rng, r: open(source, nil, true)}
+	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 0)) // the replicator runs beside the scheduler
+	at := &actor{name: "source", rng: rng, r: open(source, nil, true)}
 	for range 2 {
 		if err := s.backup(ctx, at, at.r); err != nil {
 			s.t.Fatal(err)
@@ -900,7 +901,7 @@ func (s *sim) addReplicator(ctx context.Context, store *mem.Store, add func(stri
 	left := 5 + s.rng.IntN(60)
 	home := &hooked{Storage: source, hook: func() {
 		if left--; left == 0 {
-			sweep := &actor{name: "source's prune", rng: s.rng, r: open(source, pruner, true)}
+			sweep := &actor{name: "source's prune", rng: rng, r: open(source, pruner, true)}
 			err := s.forget(ctx, at)
 			for range 3 {
 				if err == nil {
