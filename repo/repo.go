@@ -56,6 +56,7 @@ type Access struct {
 type Options struct {
 	Now       func() time.Time // nil: time.Now
 	CachePath string           // file of the index cache; "" keeps none
+	LocksPath string           // file of what is known of locks at this place; "" keeps none
 	Found     *Found           // what ReadConfig returned for the same storage just now; nil: it is read
 	Flat      bool             // a listing of the storage is one request whatever it lists: one serves for many
 }
@@ -162,10 +163,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 		return nil, err
 	}
 	if r.settings.Lock != 0 {
-		m := writeonce.Memory{Key: r.keys.Local}
-		if r.cache != "" {
-			m.Path = r.cache + ".locks"
-		}
+		m := writeonce.Memory{Path: o.LocksPath, Key: r.keys.Local}
 		r.keeper = writeonce.New(s, writeonce.PolicyOf(r.settings), r.now, m)
 		r.storage = r.keeper
 	}

@@ -221,3 +221,49 @@ func TestLockCompliance(t *testing.T) {
 		}
 	}
 }
+
+// TestLockReplica: the copy of a write-once repository is write-once too, where its place can, and says where it cannot.
+func TestLockReplica(t *testing.T) {
+	s := startS3(t)
+	dir := t.TempDir()
+	t.Cleanup(func() { unlockTree(dir) })
+	r := s.remote(t, "")
+	r.env = append(r.env[:2], "PACKHOLD_REPOSITORY="+filepath.Join(dir, "repository"))
+	source := filepath.Join(t.TempDir(), "source")
+	if err := os.Mkdir(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeRandom(filepath.Join(source, "one"), 1, 3<<20); err != nil {
+		t.Fatal(err)
+	}
+	r.exits(t, 0, "init", "--quiet", "--immutable", "30d")
+	r.exits(t, 0, "backup", "--quiet", "--source", source)
+	r.exits(t, 0, "host", "enroll", "--replicator")
+	if err := s.raw(t).MakeBucket(t.Context(), "plain", minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	at := func(bucket string) remote {
+		there := r
+		there.env = append(r.env[:2:2], "PACKHOLD_REPOSITORY=s3:http://"+s.addr+"/"+bucket+"/copy")
+		return there
+	}
+	for range 2 {
+		if out := r.exits(t, 0, "replicate", "--to", "s3:http://"+s.addr+"/kept/copy").stderr; strings.Contains(out, "cannot lock") {
+			t.Errorf("it says\n%s", out)
+		}
+		if got := status(t, at("kept"), 0); got.Level != "governance" || got.Open != 0 || got.Due {
+			t.Errorf("%+v", got)
+		}
+		if out := r.exits(t, 0, "replicate", "--to", "s3:http://"+s.addr+"/plain/copy").stderr; !strings.Contains(out, "cannot lock files") {
+			t.Errorf("it says\n%s", out)
+		}
+		if got := status(t, at("plain"), 20); got.Level != "none" || !got.Due {
+			t.Errorf("%+v", got)
+		}
+		r.exits(t, 0, "backup", "--quiet", "--source", source, "--type", "full")
+	}
+	// A backup into the copy that cannot be locked would promise what is not so.
+	at("plain").exits(t, 4, "backup", "--quiet", "--source", source)
+	at("kept").exits(t, 0, "verify", "--quiet", "--read-data")
+	at("plain").exits(t, 0, "verify", "--quiet", "--read-data")
+}

@@ -76,11 +76,14 @@ func (s *Store) Put(ctx context.Context, name string, data []byte, opts backends
 	if !opts.Extend {
 		f.stored = s.now()
 	}
-	if opts.RetainUntil.After(f.retain) {
-		f.retain, f.guard = opts.RetainUntil, max(f.guard, backends.Governance)
+	if !opts.RetainUntil.IsZero() {
+		f.guard = max(f.guard, backends.Governance)
 		if opts.Compliance {
 			f.guard = backends.Compliance
 		}
+	}
+	if opts.RetainUntil.After(f.retain) {
+		f.retain = opts.RetainUntil
 	}
 	s.files[name] = f
 	return nil

@@ -30,6 +30,14 @@ var ErrNone = errors.New("this repository is not write-once")
 // reads anew, and everything beside packs. It asks the storage for each, whatever is remembered. Packs that no segment names, those of a final, and
 // superseded parts of audit logs are left to become free. A repository without write-once is ErrNone.
 func Extend(ctx context.Context, r *repo.Repo) (writeonce.Held, error) {
+	if k := r.Keeper(); k != nil {
+		k.Doubt()
+	}
+	return Keep(ctx, r)
+}
+
+// Keep is Extend that asks for no pack whose date is remembered.
+func Keep(ctx context.Context, r *repo.Repo) (writeonce.Held, error) {
 	k := r.Keeper()
 	if k == nil {
 		return writeonce.Held{}, ErrNone
@@ -37,7 +45,6 @@ func Extend(ctx context.Context, r *repo.Repo) (writeonce.Held, error) {
 	if err := r.LoadIndex(ctx); err != nil {
 		return writeonce.Held{}, fmt.Errorf("extending locks: %w", err)
 	}
-	k.Doubt()
 	held, err := k.Strict().Hold(ctx, objects(ctx, r))
 	if stored.Missing(err) { // removed meanwhile, or lost, which is for verify to say
 		err = nil

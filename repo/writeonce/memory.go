@@ -14,7 +14,8 @@ import (
 // Memory is where a Keeper writes down until when packs are kept, as the storage said it or itself made it so. The zero value forgets.
 //
 // The file is sealed: who could write one that promises too much would make a host rely on packs that are free. An older file promises less than
-// is true, because no lock gets shorter. (An administrator can end one of governance mode early; lock status and lock extend ask the storage.)
+// is true, because no lock gets shorter. What is true of one storage need not be of another with the same repository, nor after an administrator ended
+// locks of governance mode early: so Hold asks for a sample all the same, and forgets everything where it is wrong.
 type Memory struct {
 	Path string
 	Key  *crypt.LocalKey

@@ -158,27 +158,52 @@ const holders = 16
 
 // Hold makes sure that every object stays locked for the length of its class from now on, and extends the locks of those that would not. Each costs
 // no request where its date is remembered, and else one that asks and perhaps one that extends. A missing one is an error matching fs.ErrNotExist,
-// after the others were looked after.
-func (k *Keeper) Hold(ctx context.Context, objects iter.Seq2[Object, error]) (held Held, err error) {
+// after the others were looked after. It may go through objects twice.
+func (k *Keeper) Hold(ctx context.Context, objects iter.Seq2[Object, error]) (Held, error) {
+	held, wrong, err := k.holdAll(ctx, objects)
+	if err == nil && wrong {
+		// What is remembered is of another storage, as where disks with copies of one repository are mounted in turn.
+		k.Doubt()
+		before := held.Extended
+		held, _, err = k.holdAll(ctx, objects)
+		held.Extended += before
+	}
+	return held, err
+}
+
+// holdAll is Hold once. wrong says that an object is kept for less than was remembered.
+func (k *Keeper) holdAll(ctx context.Context, objects iter.Seq2[Object, error]) (held Held, wrong bool, err error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(holders)
-	var mu sync.Mutex // guards held and gone
+	var mu sync.Mutex // guards held, wrong and gone
 	var gone error
+	remembered := 0
 	for o, err := range objects {
 		if err == nil {
 			err = gctx.Err()
 		}
+		if err == nil {
+			err = k.checkClock()
+		}
 		if err != nil {
-			return held, errors.Join(err, g.Wait())
+			return held, false, errors.Join(err, g.Wait())
+		}
+		need := k.now().Add(k.policy.Of(o.Class))
+		known := k.memory.until(o.Name)
+		if !known.Before(need) {
+			if remembered++; remembered > 1 && !k.sampled(o.Name) {
+				mu.Lock()
+				held.Objects++
+				mu.Unlock()
+				continue
+			}
 		}
 		g.Go(func() error {
-			asked, extended, err := k.hold(gctx, o)
+			until, extended, err := k.hold(gctx, o, need)
 			mu.Lock()
 			defer mu.Unlock()
 			held.Objects++
-			if asked {
-				held.Asked++
-			}
+			held.Asked++
 			if extended {
 				held.Extended++
 			}
@@ -188,47 +213,48 @@ func (k *Keeper) Hold(ctx context.Context, objects iter.Seq2[Object, error]) (he
 				}
 				return nil
 			}
+			wrong = wrong || err == nil && until.Before(known)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return held, err
+		return held, false, err
 	}
-	return held, gone
+	return held, wrong, gone
 }
 
-func (k *Keeper) hold(ctx context.Context, o Object) (asked, extended bool, err error) {
-	if err := k.checkClock(); err != nil {
-		return false, false, err
-	}
-	now := k.now()
-	length := k.policy.Of(o.Class)
-	need := now.Add(length)
-	if !k.memory.until(o.Name).Before(need) {
-		return false, false, nil
-	}
+// samples is of how many packs one is asked for although its date is remembered, another one every day. The first of every call is, too.
+const samples = 64
+
+func (k *Keeper) sampled(name string) bool {
+	id, _, _, err := format.ParsePackName(name)
+	return err == nil && int64(id[len(id)-1])%samples == k.now().Unix()/(24*60*60)%samples
+}
+
+// hold asks for an object's date and extends it if it is before need. It returns the date that was there.
+func (k *Keeper) hold(ctx context.Context, o Object, need time.Time) (until time.Time, extended bool, err error) {
 	info, err := k.Storage.Stat(ctx, o.Name)
 	if err != nil {
-		return true, false, fmt.Errorf("looking until when %s is kept: %w", o.Name, err)
+		return until, false, fmt.Errorf("looking until when %s is kept: %w", o.Name, err)
 	}
 	weak := k.policy.Compliance && info.Guard == backends.Governance
 	if !info.RetainUntil.Before(need) && !weak {
 		k.memory.note(o.Name, info.RetainUntil)
-		return true, false, nil
+		return info.RetainUntil, false, nil
 	}
-	until := Until(now, length)
-	if info.RetainUntil.After(until) {
-		until = info.RetainUntil
+	later := Until(k.now(), k.policy.Of(o.Class))
+	if info.RetainUntil.After(later) {
+		later = info.RetainUntil
 	}
-	err = k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: until, Compliance: k.policy.Compliance})
+	err = k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: later, Compliance: k.policy.Compliance})
 	if errors.Is(err, backends.ErrUnsupported) && !k.strict {
-		return true, false, nil
+		return info.RetainUntil, false, nil
 	}
 	if err != nil {
-		return true, false, err
+		return info.RetainUntil, false, err
 	}
-	k.memory.note(o.Name, until)
-	return true, true, nil
+	k.memory.note(o.Name, later)
+	return info.RetainUntil, true, nil
 }
 
 // Check returns an error matching backends.ErrUnsupported if s cannot keep files as p says. It tries with the config: if there is one it is locked for

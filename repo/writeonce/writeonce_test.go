@@ -127,14 +127,14 @@ func TestMode(t *testing.T) {
 	if h := hold(t, strict, Object{Name: packName(1)}); h.Extended != 1 {
 		t.Errorf("%+v", h)
 	}
-	if h := hold(t, strict, Object{Name: packName(1)}); h != (Held{Objects: 1}) {
+	if h := hold(t, strict, Object{Name: packName(1)}); h != (Held{Objects: 1, Asked: 1}) {
 		t.Errorf("%+v", h)
 	}
 }
 
 // TestMemory: what was found out lasts for the next run, sealed; what is not ours, or cut, or swapped, is as if there were nothing.
 func TestMemory(t *testing.T) {
-	now := time.Now()
+	now := time.Unix(1_800_000_000, 0) // a day on which one pack more is looked at than the first
 	clock := func() time.Time { return now }
 	faults := fault.New(mem.New(clock))
 	path := filepath.Join(t.TempDir(), "locks")
@@ -153,8 +153,15 @@ func TestMemory(t *testing.T) {
 	if err := k.Save(); err != nil {
 		t.Fatal(err)
 	}
-	if h := hold(t, New(faults, policy, clock, m), objects...); h != (Held{Objects: 20}) {
-		t.Errorf("%+v", h)
+	sample := 1
+	k = New(faults, policy, clock, m)
+	for _, o := range objects[1:] {
+		if k.sampled(o.Name) {
+			sample++
+		}
+	}
+	if h := hold(t, k, objects...); h != (Held{Objects: 20, Asked: sample}) || sample > 3 {
+		t.Errorf("%+v, want %d", h, sample)
 	}
 	good, err := os.ReadFile(path)
 	if err != nil {
@@ -177,6 +184,22 @@ func TestMemory(t *testing.T) {
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Of another storage nothing that is remembered is believed, as soon as one date is another.
+	elsewhere := mem.New(clock)
+	for n := range byte(20) {
+		if err := elsewhere.Put(t.Context(), packName(n), []byte{n}, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := hold(t, New(elsewhere, policy, clock, m), objects...); h != (Held{Objects: 20, Asked: 20, Extended: 20}) {
+		t.Errorf("%+v", h)
+	}
+	for _, o := range objects {
+		if info, err := elsewhere.Stat(t.Context(), o.Name); err != nil || info.RetainUntil.Before(now.Add(30*day)) {
+			t.Errorf("%+v, %v", info, err)
+		}
+	}
+
 	// Doubt asks again. What ended is forgotten.
 	k = New(faults, policy, clock, m)
 	k.Doubt()

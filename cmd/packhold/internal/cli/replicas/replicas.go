@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/progress"
@@ -17,6 +18,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
 	"packhold/repo/audit"
+	"packhold/repo/lock"
 	"packhold/repo/replicate"
 	"packhold/repo/snapshot"
 )
@@ -88,6 +90,7 @@ func (c *command) run(ctx context.Context) error {
 		return c.windowed(ctx, err)
 	}
 	defer src.Close()
+	copied.CreateLocked = src.Keeper() != nil
 	there, err := copied.Storage(ctx, !o.DryRun, true)
 	if err != nil {
 		if !o.DryRun || !errors.Is(err, repo.ErrNoRepository) {
@@ -141,6 +144,9 @@ func (c *command) copy(ctx context.Context, src *run.Repository, copied *run.Run
 	if dst == nil || o.DryRun {
 		return res, err
 	}
+	if err == nil {
+		err = c.lock(ctx, dst)
+	}
 	_ = dst.SaveCache() // it costs time only
 	e := run.OutcomeOf(err, len(res.Problems))
 	e.Op, e.Object, e.Bytes, e.Duration = "replicate", src.Where(), uint64(res.Bytes), c.Env.Now().Sub(start)
@@ -155,6 +161,19 @@ func (c *command) copy(ctx context.Context, src *run.Repository, copied *run.Run
 		e.Reason = strings.TrimPrefix(e.Reason+"; window "+word, "; ")
 	}
 	return res, errors.Join(err, dst.Note(ctx, e))
+}
+
+// lock sees to it that a copy of a write-once repository is one too, its keys and what was there before included.
+func (c *command) lock(ctx context.Context, dst *run.Repository) error {
+	_, err := lock.Keep(ctx, dst.Repo)
+	switch {
+	case errors.Is(err, lock.ErrNone):
+		return nil
+	case errors.Is(err, backends.ErrUnsupported):
+		c.Out.Warn(dst.Where(), "the repository is write-once, and this place cannot lock files: the copy is not")
+		return nil
+	}
+	return err
 }
 
 func (c *command) report(res *replicate.Result, where string, what kind) error {

@@ -146,10 +146,10 @@ func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNee
 			r.Passphrase.Zero()
 		}
 	}()
-	o.CachePath, o.Found = filepath.Join(r.CacheDir, "index"), cfg
+	o.CachePath, o.LocksPath, o.Found = filepath.Join(r.CacheDir, "index"), filepath.Join(r.CacheDir, "locks-"+r.placeTag()), cfg
 	if err := os.MkdirAll(r.CacheDir, 0o700); err != nil { // it saves time, and the day of a restore must not fail for it
 		a.Out.Warn("cache", err.Error())
-		r.CacheDir, o.CachePath = "", ""
+		r.CacheDir, o.CachePath, o.LocksPath = "", "", ""
 	}
 	var storage backends.Storage = st
 	if a.Cached && r.CacheDir != "" {
