@@ -78,7 +78,7 @@ func (r *Repo) readCondemned(ctx context.Context) (_ *exclusions, last *stored.S
 	}
 	for try := 0; ; try++ {
 		if try > 0 {
-			if last, err = r.surveys.Take(ctx); err != nil {
+			if last, err = r.surveys.All(ctx); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -107,5 +107,8 @@ func (r *Repo) readCondemned(ctx context.Context) (_ *exclusions, last *stored.S
 			out.blind = true
 		}
 	}
-	return out, last, nil
+	if last == nil { // what the index is read from, all at once
+		last, err = r.surveys.Parts(ctx, "verified/", "index/", "packs/", "leases/", "snapshots/", "forgotten/")
+	}
+	return out, last, err
 }

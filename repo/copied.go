@@ -47,7 +47,7 @@ func (s *Session) copyPack(ctx context.Context, p PackCopy) error {
 			return err
 		}
 		if !s.o.NoValidate {
-			if err := stored.Compare(ctx, r.storage, name, p.File); err != nil {
+			if err := r.surveys.Compare(ctx, name, p.File); err != nil {
 				return s.fenced(err)
 			}
 		}

@@ -58,7 +58,7 @@ type Options struct {
 	CachePath string           // file of the index cache; "" keeps none
 	LocksPath string           // file of what is known of locks at this place; "" keeps none
 	Found     *Found           // what ReadConfig returned for the same storage just now; nil: it is read
-	Flat      bool             // a listing of the storage is one request whatever it lists: one serves for many
+	Far, Flat bool             // each call on the storage costs a round trip; a listing one, whatever it lists
 }
 
 // Repo is an open repository. Its methods may be called concurrently, but LoadIndex before anything that looks up blobs, and those that
@@ -126,7 +126,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 		r.config, r.surveys, r.opening = f.Config, f.surveys, f.opening
 		if r.opening != nil && r.surveys.Recent() == nil { // somebody was asked for a passphrase meanwhile
 			var err error
-			if r.opening, err = r.surveys.Take(ctx); err != nil {
+			if r.opening, err = r.lookAround(ctx); err != nil {
 				return nil, fmt.Errorf("opening repository %x: %w", r.config.ID, err)
 			}
 		}
@@ -185,7 +185,7 @@ func newRepo(s backends.Storage, o Options) *Repo {
 	if r.now == nil {
 		r.now = time.Now
 	}
-	r.surveys = stored.NewSurveys(s, r.now, o.Flat)
+	r.surveys = stored.NewSurveys(s, r.now, o.Far, o.Flat)
 	return r
 }
 
@@ -240,7 +240,7 @@ const maxProblems = 10_000
 // reads all.
 func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 	var err error
-	if r.opening, err = r.surveys.Take(ctx); err != nil {
+	if r.opening, err = r.lookAround(ctx); err != nil {
 		return fmt.Errorf("opening repository: %w", err)
 	}
 	var first error
@@ -294,6 +294,15 @@ func (r *Repo) readConfig(ctx context.Context, c *crypt.Credential) error {
 		}
 	}
 	return fmt.Errorf("opening repository: %w", ErrNoRepository)
+}
+
+// lookAround takes the survey that serves Open.
+func (r *Repo) lookAround(ctx context.Context) (*stored.Survey, error) {
+	all, err := r.surveys.All(ctx)
+	if all == nil && err == nil {
+		return r.surveys.Parts(ctx, append(format.SlotPrefixes[:], "roots/", "bundles/", "grants/", "settings/", "hosts/")...)
+	}
+	return all, err
 }
 
 func fromCredential(c *crypt.Credential) *Keys {

@@ -198,7 +198,12 @@ func (s *Session) putLease(ctx context.Context, n uint32) error {
 	if err != nil {
 		return err
 	}
-	return stored.Create(ctx, s.r.storage, name, object)
+	var said backends.Receipt
+	err = stored.CreateWith(ctx, s.r.storage, name, object, backends.PutOptions{Receipt: &said})
+	if said.Checksum != "" { // as it will of the record, which says so before it is stored
+		s.confirmed.Store(true)
+	}
+	return err
 }
 
 // KeepAlive renews the lease until ctx ends or a renewal fails. It runs beside the work, in the caller's group; Begin and Commit renew by themselves.
@@ -354,7 +359,7 @@ func (s *Session) put(ctx context.Context, name string, object []byte) error {
 		s.confirmed.Store(true)
 		return nil
 	}
-	return s.fenced(stored.Compare(ctx, s.r.storage, name, object))
+	return s.fenced(s.r.surveys.Compare(ctx, name, object))
 }
 
 // lean makes sure that what the snapshot will lean on stays as long as its class promises, before anybody sees the snapshot. What the session itself
@@ -534,7 +539,10 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 	}
 	by := r.surveys.Recent()
 	if by == nil {
-		if by, err = r.surveys.Take(ctx); err != nil {
+		if by, err = r.surveys.All(ctx); err == nil && by == nil {
+			by, err = r.surveys.Parts(ctx, "snapshots/", "forgotten/")
+		}
+		if err != nil {
 			return nil, fmt.Errorf("reading snapshots: %w", err)
 		}
 	}
@@ -582,15 +590,16 @@ func (s *Session) create(ctx context.Context, rec *snapshot.Record, body *snapsh
 		return nil, err
 	}
 	// The commit. Whoever else creates this name first, a prune that judged this session dead, has decided.
-	if err := stored.Create(ctx, s.storage, name, object); stored.Exists(err) {
+	var said backends.Receipt
+	if err := stored.CreateWith(ctx, s.storage, name, object, backends.PutOptions{Receipt: &said}); stored.Exists(err) {
 		r.reportInvalid(ctx, name)
 		return nil, ErrFenced
 	} else if err != nil {
 		return nil, err
 	}
-	if !s.o.NoValidate && !s.confirmed.Load() {
+	if !s.o.NoValidate && said.Checksum == "" {
 		// From here on it counts, so that it could not be read again is no failure: that it is not what was meant is.
-		if err := stored.Compare(ctx, r.storage, name, object); stored.Isolated(err) || stored.Missing(err) {
+		if err := r.surveys.Compare(ctx, name, object); stored.Isolated(err) || stored.Missing(err) {
 			return nil, err
 		}
 	}

@@ -154,7 +154,7 @@ func (r *run) exportPack(ctx context.Context, p *index.PackInfo) error {
 	if err := stored.Put(ctx, r.to, plain, file, backends.PutOptions{}); err != nil {
 		return err
 	}
-	if err := stored.Compare(ctx, r.to, plain, file); err != nil {
+	if err := stored.Compare(ctx, r.to, plain, file, stored.NearWindow); err != nil {
 		return err
 	}
 	r.mu.Lock()

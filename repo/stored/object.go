@@ -156,7 +156,13 @@ func Put(ctx context.Context, s backends.Storage, name string, object []byte, op
 // Create stores an object exclusively, or reports fs.ErrExist. Finding the very bytes there is success: the answer to an earlier try of this
 // call was lost. No other call can have made them, since every object has a random salt.
 func Create(ctx context.Context, s backends.Storage, name string, object []byte) error {
-	err := Put(ctx, s, name, object, backends.PutOptions{IfAbsent: true})
+	return CreateWith(ctx, s, name, object, backends.PutOptions{})
+}
+
+// CreateWith is Create with further options.
+func CreateWith(ctx context.Context, s backends.Storage, name string, object []byte, opts backends.PutOptions) error {
+	opts.IfAbsent = true
+	err := Put(ctx, s, name, object, opts)
 	if !Exists(err) {
 		return err
 	}
@@ -178,24 +184,25 @@ func Remove(ctx context.Context, s backends.Storage, name string) error {
 	return nil
 }
 
-// compareWindow is how much is read back at once: it stays in a core's cache.
-const compareWindow = 1 << 20
+// NearWindow is how much is read back at once from a storage that is near: it stays in a core's cache. From a far one everything is, in one round trip.
+const NearWindow = 1 << 20
 
 // Compare is the post-backup validation: what was stored is read back and must equal what was meant, byte by byte. The digests of data were
-// computed from these very bytes, so equal bytes have equal digests, and comparing costs a quarter of hashing.
-func Compare(ctx context.Context, s backends.Storage, name string, data []byte) error {
-	if len(data) <= compareWindow { // one answer says whether there is more
+// computed from these very bytes, so equal bytes have equal digests, and comparing costs a quarter of hashing. It reads window bytes at once.
+func Compare(ctx context.Context, s backends.Storage, name string, data []byte, window int) error {
+	if len(data) <= window { // one answer says whether there is more
 		b, err := s.Get(ctx, name, 0, -1)
 		if err != nil {
 			return Failed("reading back", name, err)
 		}
+		defer backends.Release(b)
 		if !bytes.Equal(b, data) {
 			return Damaged("reading back", name, fmt.Errorf("the storage returns other bytes than were stored: %d, of %d", len(b), len(data)))
 		}
 		return nil
 	}
-	for off := 0; off < len(data); off += compareWindow {
-		n := min(compareWindow, len(data)-off)
+	for off := 0; off < len(data); off += window {
+		n := min(window, len(data)-off)
 		b, err := s.Get(ctx, name, int64(off), int64(n))
 		if err != nil {
 			return Failed("reading back", name, err)

@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"packhold/backends"
 	"packhold/crypt"
@@ -31,24 +34,33 @@ func bitsOf(id crypt.ID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
 // ListPacks lists the packs of s.
 func ListPacks(ctx context.Context, s backends.Storage) (Packs, error) {
 	var list Packs
+	var mu sync.Mutex // guards list and foreign
 	foreign := 0
+	g, gctx := errgroup.WithContext(ctx)
 	for _, prefix := range []string{"packs/", "meta/"} {
-		for info, err := range s.List(ctx, prefix) {
-			if err != nil {
-				return nil, Failed("listing", prefix, err)
-			}
-			id, _, incarnation, err := format.ParsePackName(info.Name)
-			switch {
-			case err == nil && len(list) < maxList:
-				list = append(list, listedPack{bitsOf(id), incarnation, info.Size})
-			case err == nil:
-				return nil, Tampered("listing", prefix, fmt.Errorf("more than %d names", maxList))
-			default:
-				if foreign++; foreign > backends.MaxListed {
-					return nil, Tampered("listing", prefix, fmt.Errorf("more than %d foreign names", backends.MaxListed))
+		g.Go(func() error {
+			for info, err := range s.List(gctx, prefix) {
+				if err != nil {
+					return Failed("listing", prefix, err)
+				}
+				id, _, incarnation, err := format.ParsePackName(info.Name)
+				mu.Lock()
+				if err == nil {
+					list = append(list, listedPack{bitsOf(id), incarnation, info.Size})
+				} else {
+					foreign++
+				}
+				most := max(len(list)-maxList, foreign-backends.MaxListed)
+				mu.Unlock()
+				if most > 0 {
+					return Tampered("listing", prefix, fmt.Errorf("more than %d names, or more than %d foreign ones", maxList, backends.MaxListed))
 				}
 			}
-		}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(list, listedPack.compare)
 	return list, nil

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"packhold/backends"
 	"packhold/crypt"
 	"packhold/repo/format"
@@ -20,31 +22,80 @@ const surveyNames = 1000
 // later just as well.
 const surveyFresh = time.Second
 
-// Surveys takes surveys of one storage, where a listing is one request whatever it lists. Its methods may be called concurrently.
+// Surveys takes surveys of one storage. Its methods may be called concurrently.
 type Surveys struct {
 	storage backends.Storage
 	now     func() time.Time
+	far     bool
 	flat    atomic.Bool
 
 	mu     sync.Mutex // guards newest
 	newest *Survey
 }
 
-// NewSurveys returns one that never takes any unless flat is set, nor after one that was too large.
-func NewSurveys(s backends.Storage, now func() time.Time, flat bool) *Surveys {
-	v := &Surveys{storage: s, now: now}
+// NewSurveys returns one for a storage that is far, where a listing costs round trips, and perhaps flat: there it is one request whatever it lists. Of
+// a near one it takes none.
+func NewSurveys(s backends.Storage, now func() time.Time, far, flat bool) *Surveys {
+	v := &Surveys{storage: s, now: now, far: far}
 	v.flat.Store(flat)
 	return v
 }
 
-// Take takes a survey; nil is none.
-func (v *Surveys) Take(ctx context.Context) (*Survey, error) {
+// Compare is stored.Compare of an object in the storage, at once where that is far.
+func (v *Surveys) Compare(ctx context.Context, name string, data []byte) error {
+	window := NearWindow
+	if v.far {
+		window = max(len(data), 1)
+	}
+	return Compare(ctx, v.storage, name, data, window)
+}
+
+// All takes a survey of everything, where that is one request; else it is nil.
+func (v *Surveys) All(ctx context.Context) (*Survey, error) {
 	if !v.flat.Load() {
 		return nil, nil
 	}
 	s, err := look(ctx, v.storage, v.now())
 	if err == nil && s == nil {
 		v.flat.Store(false) // nor will the next one be smaller
+	}
+	return v.took(s, err)
+}
+
+// partsAtOnce is how many listings are under way: enough for one step where there is a dozen of prefixes, and no more than connections share.
+const partsAtOnce = 12
+
+// Parts takes a survey of what is below prefixes, all at once: in no order. Of packs/ and meta/ it has Packs alone. It is nil for a near storage.
+func (v *Surveys) Parts(ctx context.Context, prefixes ...string) (*Survey, error) {
+	if !v.far {
+		return nil, nil
+	}
+	s := &Survey{at: v.now(), parts: make(map[string][]backends.Info)}
+	var mu sync.Mutex // guards s
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(partsAtOnce)
+	for _, prefix := range prefixes {
+		g.Go(func() error {
+			if prefix == "packs/" {
+				list, err := ListPacks(gctx, v.storage)
+				mu.Lock()
+				defer mu.Unlock()
+				s.packs = &list
+				return err
+			}
+			infos, _, err := List(gctx, v.storage, prefix)
+			mu.Lock()
+			defer mu.Unlock()
+			s.parts[prefix] = infos
+			return err
+		})
+	}
+	return v.took(s, g.Wait())
+}
+
+func (v *Surveys) took(s *Survey, err error) (*Survey, error) {
+	if err != nil {
+		s = nil
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -72,11 +123,13 @@ func (v *Surveys) Storing(t crypt.Type) {
 	v.newest = nil
 }
 
-// Survey is one listing of everything in place of many of its parts, for storages where a listing costs a round trip whatever it lists. It serves the
-// one operation that began with it. A nil one asks the storage each time.
+// Survey is one listing of everything, or several at once, in place of one after the other, for storages where each costs round trips. It serves the one
+// operation that began with it. A nil one asks the storage each time.
 type Survey struct {
-	at    time.Time       // when it began
-	infos []backends.Info // by name
+	at    time.Time                  // when it began
+	infos []backends.Info            // by name; all, unless there are parts
+	parts map[string][]backends.Info // by prefix
+	packs *Packs                     // beside parts; nil: not listed
 }
 
 // look lists everything. It returns nil if that would be more than one answer.
@@ -102,10 +155,21 @@ func look(ctx context.Context, s backends.Storage, at time.Time) (*Survey, error
 // List returns the known names under prefix, sorted, as List would have when the survey began.
 func (v *Survey) List(ctx context.Context, s backends.Storage, prefix string) ([]backends.Info, error) {
 	if v != nil {
-		return v.under(prefix), nil
+		if infos, ok := v.shows(prefix); ok {
+			return infos, nil
+		}
 	}
 	infos, _, err := List(ctx, s, prefix)
 	return infos, err
+}
+
+// shows returns what is below a prefix, and whether the survey can tell.
+func (v *Survey) shows(prefix string) ([]backends.Info, bool) {
+	if v.parts == nil {
+		return v.under(prefix), true
+	}
+	infos, ok := v.parts[prefix]
+	return slices.Clone(infos), ok
 }
 
 func (v *Survey) under(prefix string) []backends.Info {
@@ -121,8 +185,12 @@ func (v *Survey) under(prefix string) []backends.Info {
 func (v *Survey) Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
 	i := backends.Info{Name: name}
 	if v != nil {
-		if found := v.under(name); len(found) > 0 && found[0].Name == name {
-			i = found[0]
+		all := v.infos
+		if v.parts != nil {
+			all = v.parts[name[:strings.LastIndexByte(name, '/')+1]]
+		}
+		if at, ok := slices.BinarySearchFunc(all, name, func(i backends.Info, name string) int { return strings.Compare(i.Name, name) }); ok {
+			i = all[at]
 		}
 	}
 	object, done, err := NewBudget().FetchListed(ctx, s, i)
@@ -132,8 +200,11 @@ func (v *Survey) Fetch(ctx context.Context, s backends.Storage, name string) ([]
 
 // Packs is ListPacks.
 func (v *Survey) Packs(ctx context.Context, s backends.Storage) (Packs, error) {
-	if v == nil {
+	switch {
+	case v == nil || v.parts != nil && v.packs == nil:
 		return ListPacks(ctx, s)
+	case v.parts != nil:
+		return *v.packs, nil
 	}
 	var list Packs
 	for _, info := range append(v.under("packs/"), v.under("meta/")...) {

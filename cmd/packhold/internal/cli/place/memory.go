@@ -27,6 +27,11 @@ const sweepEvery = 24 * time.Hour
 // trusted is how long what a place can do counts as known. Servers are replaced and buckets are changed.
 const trusted = 30 * 24 * time.Hour
 
+// sweeps reports whether what killed runs left is to be removed now. A nil m knows nothing.
+func (m *memory) sweeps(o Options) bool {
+	return o.Stale && (m == nil || o.Now().Sub(m.Swept).Abs() > sweepEvery)
+}
+
 func memoryFile(folder string, l config.Location) string {
 	sum := sha256.Sum256([]byte(l.String()))
 	return filepath.Join(folder, hex.EncodeToString(sum[:8])+".json")

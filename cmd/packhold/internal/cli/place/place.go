@@ -89,9 +89,18 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 		}
 		return &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting, Back: o.Back}), Closer: st, Far: true, Flat: true}, nil
 	case "sftp":
+		known := recall(o, l)
+		if known == nil {
+			known = new(memory)
+		}
+		o.Stale = known.sweeps(o)
 		st, err := openSFTP(ctx, l.Storage, o)
 		if err != nil {
 			return nil, stored.Failed("opening", l.String(), err)
+		}
+		if o.Stale {
+			known.Swept = o.Now()
+			remember(o, l, *known)
 		}
 		p := &Place{Storage: retry.New(st, retry.Options{Waiting: o.Waiting, Back: o.Back}), Closer: st, Far: true}
 		if o.Up+o.Down > 0 && len(l.Storage.Command) > 0 { // which has no connection of ours
@@ -148,7 +157,7 @@ func openS3(ctx context.Context, l config.Location, o Options) (*s3.Store, error
 	if err != nil {
 		return nil, err
 	}
-	if o.Stale && (known == nil || o.Now().Sub(known.Swept).Abs() > sweepEvery) {
+	if known.sweeps(o) {
 		if _, err = st.RemoveStale(ctx); err == nil && so.Abilities != nil {
 			known.Swept = o.Now()
 			remember(o, l, *known)

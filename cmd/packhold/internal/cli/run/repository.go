@@ -105,7 +105,7 @@ func (a *Run) OpenRepository(ctx context.Context, v Values, need KeyNeed) (*Repo
 // OpenIn opens the repository that is kept in st, which stays the caller's where it fails.
 func (a *Run) OpenIn(ctx context.Context, v Values, st *place.Place, need KeyNeed) (_ *Repository, err error) {
 	// Nothing that removes, or vouches for what others stored, rests on a listing that served before.
-	o := repo.Options{Now: a.Env.Now, Flat: st.Flat && need != ReplicatorKey && need != HolderKey}
+	o := repo.Options{Now: a.Env.Now, Far: st.Far, Flat: st.Flat && need != ReplicatorKey && need != HolderKey}
 	cfg, err := repo.ReadConfig(ctx, st, o)
 	if err != nil {
 		return nil, err
