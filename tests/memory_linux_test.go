@@ -62,6 +62,13 @@ func TestMemory(t *testing.T) {
 	restored := filepath.Join(dir, "restored")
 	runIn(t, group, h, "restore", "--quiet", "--backup-id", ids[1], "--destination", restored)
 	sameTree(t, mustDescribe(t, source), restored)
+
+	runIn(t, group, h, "host", "enroll", "--replicator", "--quiet")
+	runIn(t, group, h, "replicate", "--quiet", "--to", filepath.Join(dir, "copy"))
+	runIn(t, group, h, "export", "--quiet", "--to", filepath.Join(dir, "medium"))
+	runIn(t, group, h, "forget", "--quiet", ids[0])
+	runIn(t, group, h, "prune", "--quiet", "--max-unused", "0%")
+	runIn(t, group, h, "verify", "--quiet", "--read-data")
 }
 
 // writeMixed writes a file whose mebibytes are by turns random and text that compresses.

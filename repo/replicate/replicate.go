@@ -409,6 +409,11 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 		return false, fmt.Errorf("at the replica: %w", err)
 	}
 	defer s.Close(ctx)
+	// Records first, though they count for nothing yet: they tell everybody that this is a copy, whose logs may lag behind those of its home.
+	ids, err := r.copyRecords(ctx, todo)
+	if err != nil {
+		return false, err
+	}
 	err = s.Alive(ctx, func(ctx context.Context) error {
 		held, err := newHeldPacks(ctx, r.dst)
 		if err != nil {
@@ -432,10 +437,7 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 	if err := r.copyLogs(ctx); err != nil {
 		return false, err
 	}
-	rec := &snapshot.Record{Kind: snapshot.Copied, Start: snapshot.Time{Sec: s.Started.Unix(), Nsec: uint32(s.Started.Nanosecond())}}
-	if rec.Copied, err = r.copyRecords(ctx, todo); err != nil {
-		return false, err
-	}
+	rec := &snapshot.Record{Kind: snapshot.Copied, Copied: ids, Start: snapshot.Time{Sec: s.Started.Unix(), Nsec: uint32(s.Started.Nanosecond())}}
 	j, err := r.o.Journal(ctx, r.dst)
 	if err != nil {
 		return false, err

@@ -294,7 +294,7 @@ func (r *Repository) Journal(ctx context.Context) (*audit.Log, error) {
 	if r.Keys().Identity == nil {
 		return nil, repo.ErrNeedHost
 	}
-	o := audit.Options{Now: r.a.Env.Now, User: UserName(), Tool: Program(), Copied: r.replicator}
+	o := audit.Options{Now: r.a.Env.Now, User: UserName(), Tool: Program(), Copied: r.replicator || r.a.copied}
 	var err error
 	if o.State, err = r.auditState(ctx, &o); err != nil {
 		return nil, err

@@ -16,11 +16,12 @@ import (
 
 // Run is one run of the program.
 type Run struct {
-	Env   *Env
-	Out   *Output
-	Where string // what an error is about unless it says so itself: the command, later the repository
-	Flags config.Flags
-	Found *config.Settings // by settings
+	Env    *Env
+	Out    *Output
+	Where  string // what an error is about unless it says so itself: the command, later the repository
+	Flags  config.Flags
+	copied bool             // the repository is a replica: logs there are copies
+	Found  *config.Settings // by settings
 
 	CreateLocked bool // a bucket that Storage makes gets object lock, which it cannot have later
 	// Cached says that the command may read small objects named by their hash from a folder of this machine. Who has to know what the storage holds does not.
@@ -126,7 +127,7 @@ func FromFlag() cli.Flag {
 // UseReplica makes the place that --from names the repository of this run.
 func (a *Run) UseReplica(v Values) {
 	if from := v.String("from"); from != "" {
-		a.Flags.Repository = from
+		a.Flags.Repository, a.copied = from, true
 	}
 }
 
