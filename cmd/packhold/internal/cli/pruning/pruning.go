@@ -51,7 +51,9 @@ func (p counted) Done(bytes int64)  { p.c.Done(0, bytes) }
 func options(v run.Values) (o gc.PruneOptions, err error) {
 	const next = "packhold help prune"
 	o.DryRun, o.Anyway, o.MaxRepack = v.Bool("dry-run"), v.Bool("anyway"), -1
-	if o.MaxUnused, err = term.ParsePercent(v.String("max-unused")); err != nil {
+	if word := v.String("max-unused"); word == "0" || word == "0%" {
+		o.MaxUnused = 0
+	} else if o.MaxUnused, err = term.ParsePercent(word); err != nil {
 		return o, fail.Usagef("share", next, "--max-unused %s is no share such as 5%%", term.Name(v.String("max-unused")))
 	}
 	if word := v.String("max-repack"); word != "unlimited" {
