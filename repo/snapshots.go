@@ -49,6 +49,9 @@ func (r *Repo) RecentSnapshots(ctx context.Context) ([]*Snapshot, error) {
 	return r.snapshotsBy(ctx, r.surveys.Recent())
 }
 
+// Listed returns the size of an object that the storage listed up to a second ago. false says that nobody knows: ask the storage.
+func (r *Repo) Listed(name string) (size int64, ok bool) { return r.surveys.Recent().Size(name) }
+
 func (r *Repo) snapshotsBy(ctx context.Context, by *stored.Survey) ([]*Snapshot, error) {
 	all, _, _, err := r.snapshots(ctx, by)
 	if err != nil {

@@ -1219,3 +1219,76 @@ func TestTileBytes(t *testing.T) {
 		t.Errorf("an entry takes %d bytes", n)
 	}
 }
+
+// tileGets counts the reads of tiles.
+type tileGets struct {
+	backends.Storage
+	n int
+}
+
+func (g *tileGets) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	if strings.Contains(name, "/tile/") {
+		g.n++
+	}
+	return g.Storage.Get(ctx, name, off, n)
+}
+
+// TestKeptTile: where the storage was listed just now, the last tile comes from this machine if it is the very one that the state names, and only then.
+func TestKeptTile(t *testing.T) {
+	t.Parallel()
+	b, err := bases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t)
+	f.append(f.open(f.state))
+	name := ""
+	for info, err := range f.mem.List(t.Context(), "audit/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(info.Name, "/tile/") {
+			name = info.Name
+		}
+	}
+	kept := f.state + ".tile"
+	good, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what  string
+		spoil func(s *mem.Store) error
+		gets  int
+		lost  bool
+	}{
+		{"as it was", func(*mem.Store) error { return nil }, 0, false},
+		{"other bytes here", func(*mem.Store) error { return os.WriteFile(kept, good[1:], 0o600) }, 1, false},
+		{"longer here", func(*mem.Store) error { return os.WriteFile(kept, append(bytes.Clone(good), 0), 0o600) }, 1, false},
+		{"nothing here", func(*mem.Store) error { return os.Remove(kept) }, 1, false},
+		{"gone there", func(s *mem.Store) error { return s.Delete(t.Context(), name) }, 1, true},
+		{"cut there", func(s *mem.Store) error { return s.Put(t.Context(), name, good[1:], backends.PutOptions{}) }, 1, false},
+	} {
+		s := f.mem.Clone()
+		if err := errors.Join(os.WriteFile(kept, good, 0o600), c.spoil(s)); err != nil {
+			t.Fatal(err)
+		}
+		g := &tileGets{Storage: s}
+		r, err := repo.Open(t.Context(), g, repo.Access{Credential: b.a}, repo.Options{Far: true, Flat: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(t.Context(), r, f.options(f.state))
+		if errors.Is(err, ErrRolledBack) != c.lost || err != nil && !c.lost {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if g.n != c.gets {
+			t.Errorf("%s: %d reads, want %d", c.what, g.n, c.gets)
+		}
+		if l != nil && err == nil {
+			if cut := len(l.Problems()) > 0; cut != (c.what == "cut there") {
+				t.Errorf("%s: %v", c.what, l.Problems())
+			}
+		}
+	}
+}

@@ -346,6 +346,7 @@ func (l *Log) commit(ctx context.Context, lines [][]byte, next tree, object []by
 	}
 	l.at = position{head: c, lines: lines, tileBytes: int64(len(object)), tile: crypt.Sum(object)}
 	l.saveState()
+	l.keepTile(object)
 	l.tidy(ctx)
 	return true, nil
 }

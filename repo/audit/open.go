@@ -108,7 +108,11 @@ func (l *Log) loadTile(ctx context.Context, p *position) error {
 	}
 	t := dataTile(p.head.tree.size)
 	name := tileName(p.head.tag(), t)
-	b, err := getSized(ctx, l.r, name, p.tileBytes)
+	b := l.keptTile(p, name)
+	var err error
+	if b == nil {
+		b, err = getSized(ctx, l.r, name, p.tileBytes)
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return damaged("reading", name, err)
 	}

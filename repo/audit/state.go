@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -156,4 +157,29 @@ func (p *position) addPending(id crypt.ID) {
 		p.pending = p.pending[1:]
 	}
 	p.pending = append(p.pending, id)
+}
+
+// keepTile writes the object with the last records beside the state file, so that it need not be read again. What it costs to lose it is a request.
+func (l *Log) keepTile(object []byte) {
+	if l.o.State != "" {
+		_ = os.WriteFile(l.o.State+".tile", object, 0o600)
+	}
+}
+
+// keptTile returns that object: the bytes have the hash that the state names, and the storage listed the object with this size just now. nil: read it.
+// A log that was rolled back lacks the name.
+func (l *Log) keptTile(p *position, name string) []byte {
+	if size, ok := l.r.Listed(name); l.o.State == "" || !ok || size != p.tileBytes {
+		return nil
+	}
+	f, err := os.Open(l.o.State + ".tile")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, p.tileBytes+1))
+	if err != nil || crypt.Sum(b) != p.tile {
+		return nil
+	}
+	return b
 }

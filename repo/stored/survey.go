@@ -183,19 +183,26 @@ func (v *Survey) under(prefix string) []backends.Info {
 
 // Fetch is Fetch, which need not ask for the size of what the survey shows.
 func (v *Survey) Fetch(ctx context.Context, s backends.Storage, name string) ([]byte, error) {
-	i := backends.Info{Name: name}
-	if v != nil {
-		all := v.infos
-		if v.parts != nil {
-			all = v.parts[name[:strings.LastIndexByte(name, '/')+1]]
-		}
-		if at, ok := slices.BinarySearchFunc(all, name, func(i backends.Info, name string) int { return strings.Compare(i.Name, name) }); ok {
-			i = all[at]
-		}
-	}
-	object, done, err := NewBudget().FetchListed(ctx, s, i)
+	size, _ := v.Size(name)
+	object, done, err := NewBudget().FetchListed(ctx, s, backends.Info{Name: name, Size: size})
 	done()
 	return object, err
+}
+
+// Size returns the size of an object that the survey shows.
+func (v *Survey) Size(name string) (size int64, ok bool) {
+	if v == nil {
+		return 0, false
+	}
+	all := v.infos
+	if v.parts != nil {
+		all = v.parts[name[:strings.LastIndexByte(name, '/')+1]]
+	}
+	at, ok := slices.BinarySearchFunc(all, name, func(i backends.Info, name string) int { return strings.Compare(i.Name, name) })
+	if !ok {
+		return 0, false
+	}
+	return all[at].Size, true
 }
 
 // Packs is ListPacks.

@@ -50,7 +50,7 @@ func RowOf(r *run.Repository, s *repo.Snapshot) Row {
 
 // Rows lists the snapshots that the filters let through, in the order of their numbers.
 func Rows(ctx context.Context, r *run.Repository, v run.Values) ([]Row, error) {
-	all, err := r.Snapshots(ctx)
+	all, err := r.RecentSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
