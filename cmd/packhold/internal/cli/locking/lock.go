@@ -2,12 +2,14 @@ package locking
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -189,6 +191,19 @@ func extend(ctx context.Context, a *run.Run, v run.Values) error {
 	if err == nil && held.Gone > 0 {
 		err = &fail.Error{Code: fail.Lost, Word: "damage.lost", Where: a.Where, Problem: term.Plural(int64(held.Gone), "object") + " that the repository needs is not there",
 			Effect: "The locks of the others are extended.", Next: "packhold verify"}
+	}
+	return err
+}
+
+// Keep extends the locks of a write-once repository beside something else that was done. Where its place cannot lock files, as that of a copy, it warns.
+func Keep(ctx context.Context, a *run.Run, r *run.Repository) error {
+	_, err := lock.Keep(ctx, r.Repo)
+	switch {
+	case errors.Is(err, lock.ErrNone):
+		return nil
+	case errors.Is(err, backends.ErrUnsupported):
+		a.Out.Warn(r.Where(), "the repository is write-once, and this place cannot lock files: nothing here is locked")
+		return nil
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -16,7 +17,6 @@ import (
 	"packhold/repo/admin"
 	"packhold/repo/audit"
 	"packhold/repo/gc"
-	"packhold/repo/lock"
 )
 
 // Flags are those of a prune, for forget --prune too.
@@ -108,8 +108,8 @@ func Run(ctx context.Context, r *run.Run, v run.Values) error {
 	if err != nil {
 		return err
 	}
-	if !o.DryRun && rep.Keeper() != nil {
-		if _, err := lock.Extend(ctx, rep.Repo); err != nil {
+	if !o.DryRun {
+		if err := locking.Keep(ctx, r, rep); err != nil {
 			return err
 		}
 	}

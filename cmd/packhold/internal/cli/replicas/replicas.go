@@ -10,15 +10,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo"
 	"packhold/repo/audit"
-	"packhold/repo/lock"
 	"packhold/repo/replicate"
 	"packhold/repo/snapshot"
 )
@@ -145,7 +144,7 @@ func (c *command) copy(ctx context.Context, src *run.Repository, copied *run.Run
 		return res, err
 	}
 	if err == nil {
-		err = c.lock(ctx, dst)
+		err = locking.Keep(ctx, c.Run, dst) // the keys, and what was there before, too
 	}
 	_ = dst.SaveCache() // it costs time only
 	e := run.OutcomeOf(err, len(res.Problems))
@@ -161,19 +160,6 @@ func (c *command) copy(ctx context.Context, src *run.Repository, copied *run.Run
 		e.Reason = strings.TrimPrefix(e.Reason+"; window "+word, "; ")
 	}
 	return res, errors.Join(err, dst.Note(ctx, e))
-}
-
-// lock sees to it that a copy of a write-once repository is one too, its keys and what was there before included.
-func (c *command) lock(ctx context.Context, dst *run.Repository) error {
-	_, err := lock.Keep(ctx, dst.Repo)
-	switch {
-	case errors.Is(err, lock.ErrNone):
-		return nil
-	case errors.Is(err, backends.ErrUnsupported):
-		c.Out.Warn(dst.Where(), "the repository is write-once, and this place cannot lock files: the copy is not")
-		return nil
-	}
-	return err
 }
 
 func (c *command) report(res *replicate.Result, where string, what kind) error {
