@@ -31,8 +31,8 @@ func keptUntil(f *os.File) (time.Time, error) {
 		return time.Time{}, err
 	}
 	until, err := time.Parse(time.RFC3339, string(b))
-	if err != nil {
-		return time.Time{}, fmt.Errorf("the date until which it is kept: %w", err)
+	if err != nil { // not ours: as good as none, and the next extension writes one
+		return time.Time{}, nil
 	}
 	return until, nil
 }
@@ -82,18 +82,16 @@ func kept(f *os.File) (time.Time, backends.Guard, error) {
 	return until, backends.Immutable, nil
 }
 
-// guarded fills in how the file is kept. A file of another user that cannot be opened says nothing.
-func (s *Store) guarded(info *backends.Info) error {
+// guarded fills in how the file is kept, if it says so: who only wants to read it does not depend on that.
+func (s *Store) guarded(info *backends.Info) {
 	f, err := s.open(info.Name)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return
 	}
 	defer f.Close()
-	info.RetainUntil, info.Guard, err = kept(f)
-	return err
+	if until, guard, err := kept(f); err == nil {
+		info.RetainUntil, info.Guard = until, guard
+	}
 }
 
 // checkClock compares the clock that dates new files, which on a network file system is the server's, with this machine's.

@@ -324,6 +324,39 @@ func TestKeptClock(t *testing.T) {
 	}
 }
 
+// TestKeptNonsense: what somebody else wrote where the date stands keeps nobody from reading, is no lock, and gives way to one.
+func TestKeptNonsense(t *testing.T) {
+	dir := t.TempDir()
+	s := openTest(t, dir, Options{})
+	for _, text := range []string{"", "soon", "2999", strings.Repeat("x", 3000)} {
+		backendtest.Put(t, s, "a", "x")
+		if err := unix.Setxattr(filepath.Join(dir, "a"), keepAttribute, []byte(text), 0); err != nil {
+			t.Skip("no extended attributes here:", err)
+		}
+		if info, err := s.Stat(t.Context(), "a"); err != nil || info.Guard != backends.Unguarded || !info.RetainUntil.IsZero() {
+			t.Errorf("%q: %+v, %v", text, info, err)
+		}
+		if b, err := s.Get(t.Context(), "a", 0, -1); err != nil || string(b) != "x" {
+			t.Errorf("%q: %q, %v", text, b, err)
+		}
+		if text == "soon" {
+			if err := s.Put(t.Context(), "a", nil, backends.PutOptions{Extend: true, RetainUntil: time.Now().Add(time.Hour)}); err != nil {
+				t.Error(err)
+			}
+			if info, err := s.Stat(t.Context(), "a"); err != nil || info.RetainUntil.IsZero() {
+				t.Errorf("%+v, %v", info, err)
+			}
+			unlock(dir)
+			if err := unix.Removexattr(filepath.Join(dir, "a"), keepAttribute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Delete(t.Context(), "a"); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // TestKeptNowhere: a file system without extended attributes cannot keep files, and says so before anything is stored.
 func TestKeptNowhere(t *testing.T) {
 	dir := t.TempDir()

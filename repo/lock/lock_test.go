@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,7 +207,7 @@ func TestLean(t *testing.T) {
 	// Later ones of the class ask nothing as long as enough is left, also in another run; then once for each pack.
 	requests := func(class string) (stats, extensions int) {
 		t.Helper()
-		var count [2]int
+		var count [2]atomic.Int32 // the hook is called concurrently
 		length := 30 * day
 		if class == "long" {
 			length *= 10
@@ -220,15 +221,15 @@ func TestLean(t *testing.T) {
 			}
 			switch op {
 			case fault.Stat:
-				count[0]++
+				count[0].Add(1)
 			case fault.Put:
-				count[1]++
+				count[1].Add(1)
 			}
 			return nil
 		})
 		defer p.faults.Clear()
 		mustBackup(t, p.open(t), class, "a", "b")
-		return count[0], count[1]
+		return int(count[0].Load()), int(count[1].Load())
 	}
 	p.now = p.now.Add(5 * day)
 	if s, x := requests(""); s > 2 || x != 0 { // one of those that are known is asked for in any case, and now and then another one
