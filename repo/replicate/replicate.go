@@ -463,6 +463,11 @@ func (r *run) copyPacks(ctx context.Context, s *repo.Session, held *heldPacks, v
 			total += int64(p.Size)
 		}
 	}
+	return r.each(ctx, todo, total, func(ctx context.Context, p *index.PackInfo) error { return r.copyPack(ctx, s, held, p) })
+}
+
+// each calls f for several packs at once, as many as there is memory for, until Until.
+func (r *run) each(ctx context.Context, todo []*index.PackInfo, total int64, f func(ctx context.Context, p *index.PackInfo) error) error {
 	slices.SortFunc(todo, func(a, b *index.PackInfo) int { return a.Compare(b.PackID) })
 	if r.o.Progress != nil {
 		r.o.Progress.Total(total)
@@ -483,7 +488,7 @@ func (r *run) copyPacks(ctx context.Context, s *repo.Session, held *heldPacks, v
 				return err
 			}
 			defer r.room.Release(n)
-			if err := r.copyPack(ctx, s, held, p); err != nil {
+			if err := f(ctx, p); err != nil {
 				return err
 			}
 			if r.o.Progress != nil {

@@ -24,8 +24,8 @@ import (
 var ErrBase = errors.New("the set builds on another one that is not in the replica")
 
 // Export writes what a replica lacks to a removable medium: packs, records, keys, logs, and last a signed set that names them all. What the replica has is
-// read from the newest receipt on the medium (WriteReceipt); with full, or where there is none, everything is written. Of o Logs and Progress are used, and
-// Until. Errors are those of Run.
+// read from the newest receipt on the medium (WriteReceipt); with full, or where there is none, everything is written. Of o Logs and Progress are
+// used. Errors are those of Run.
 func Export(ctx context.Context, home *repo.Repo, medium backends.Storage, o Options, full bool) (*Result, *format.Set, error) {
 	r := &run{o: o, home: home, to: medium, res: new(Result), room: semaphore.NewWeighted(memory), seen: make(map[string]bool)}
 	set, err := r.export(ctx, full)
@@ -108,29 +108,7 @@ func (r *run) exportPacks(ctx context.Context, v *view, base *format.Receipt) (*
 		}
 	}
 	slices.SortFunc(set.Packs, func(a, b format.SetPack) int { return bytes.Compare(a.Name[:], b.Name[:]) })
-	slices.SortFunc(todo, func(a, b *index.PackInfo) int { return a.Compare(b.PackID) })
-	if r.o.Progress != nil {
-		r.o.Progress.Total(total)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
-	for _, p := range todo {
-		g.Go(func() error {
-			n := min(int64(p.Size), memory)
-			if err := r.room.Acquire(ctx, n); err != nil {
-				return err
-			}
-			defer r.room.Release(n)
-			if err := r.exportPack(ctx, p); err != nil {
-				return err
-			}
-			if r.o.Progress != nil {
-				r.o.Progress.Done(int64(p.Size))
-			}
-			return nil
-		})
-	}
-	return set, g.Wait()
+	return set, r.each(ctx, todo, total, r.exportPack)
 }
 
 // exportPack writes one pack under its plain name, whichever incarnation it is at the source.
