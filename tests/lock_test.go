@@ -166,6 +166,7 @@ func TestLockS3(t *testing.T) {
 	}
 	time.Sleep(time.Until(soon) + time.Second)
 	r.exits(t, 0, "key", "remove", second.ID)
+	r.exits(t, 0, "lock", "extend") // the other slot's bundle lost its lock, too
 	for _, o := range objects(t, c, "locked", "here/") {
 		if strings.Contains(o.Key, second.ID) {
 			t.Errorf("%s is left", o.Key)
@@ -265,5 +266,7 @@ func TestLockReplica(t *testing.T) {
 	// A backup into the copy that cannot be locked would promise what is not so.
 	at("plain").exits(t, 4, "backup", "--quiet", "--source", source)
 	at("kept").exits(t, 0, "verify", "--quiet", "--read-data")
-	at("plain").exits(t, 0, "verify", "--quiet", "--read-data")
+	if out := at("plain").exits(t, 0, "verify", "--quiet", "--read-data").stderr; !strings.Contains(out, "nothing here is locked") {
+		t.Errorf("it says\n%s", out)
+	}
 }

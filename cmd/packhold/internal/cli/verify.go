@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -89,6 +90,9 @@ func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 		}
 	}
 	verdict := a.verdict(rep, noted)
+	if verdict == nil && o.ReadData {
+		verdict = locking.Remind(ctx, a.Run, r)
+	}
 	e := audit.Event{Op: "verify", Outcome: audit.Success, Bytes: rep.Bytes, Duration: a.Env.Now().Sub(start)}
 	if verdict != nil {
 		e.Outcome, e.Reason = audit.Failed, verdict.Error()

@@ -208,6 +208,22 @@ func Keep(ctx context.Context, a *run.Run, r *run.Repository) error {
 	return err
 }
 
+// Remind is for who reads all of a repository: the failure that lock status would tell, nil where nothing has to be done.
+func Remind(ctx context.Context, a *run.Run, r *run.Repository) error {
+	if r.Keeper() == nil {
+		return nil
+	}
+	s, err := lock.Look(ctx, r.Repo)
+	if err != nil {
+		return err
+	}
+	if s.Guard == backends.Unguarded { // as in a copy at a place that cannot
+		a.Out.Warn(r.Where(), "the repository is write-once, and nothing here is locked")
+		return nil
+	}
+	return due(a, s, a.Env.Now())
+}
+
 // change is lock set.
 func change(ctx context.Context, a *run.Run, v run.Values) error {
 	if len(v.StringSlice("immutable")) == 0 && !v.IsSet("immutable-mode") {
