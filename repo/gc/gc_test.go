@@ -783,3 +783,78 @@ func TestWriteOnce(t *testing.T) {
 		t.Errorf("%d objects", n)
 	}
 }
+
+// TestFaults lets every single call of the storage fail, before it has its effect or after. What is listed then is whole, nothing is half done that
+// the same command does not finish, and nothing is told as done that is not.
+func TestFaults(t *testing.T) {
+	base := newWorld(t)
+	one := base.backup(base.host(), some(1), backup.Options{})
+	two := base.backup(base.host(), some(2), backup.Options{})
+	if _, err := gc.Forget(t.Context(), base.boss, []*repo.Snapshot{two}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func(ctx context.Context, r *repo.Repo) error{
+		"forget": func(ctx context.Context, r *repo.Repo) error {
+			_, err := gc.Forget(ctx, r, []*repo.Snapshot{one}, "")
+			return err
+		},
+		"hold": func(ctx context.Context, r *repo.Repo) error { return gc.AddHold(ctx, r, one, time.Time{}, "why") },
+		"undelete": func(ctx context.Context, r *repo.Repo) error {
+			gone, err := gc.ReadForgotten(ctx, r)
+			if err == nil && len(gone) == 1 {
+				_, err = gc.Undelete(ctx, r, gone[0], nil)
+			}
+			return err
+		},
+	} {
+		for _, effect := range []fault.Effect{fault.Before, fault.After} {
+			if testing.Short() && effect == fault.After {
+				continue
+			}
+			failed := 0
+			for n := 1; ; n++ {
+				ctx := t.Context()
+				st := fault.New(base.store.Clone())
+				r := base.open(st, repo.Access{Credential: base.cred, Passphrase: []byte(repotest.Passphrase)})
+				st.Add(fault.Rule{Op: fault.Any, N: n, Effect: effect, Err: io.ErrClosedPipe})
+				before := st.Calls(fault.Any)
+				err := do(ctx, r)
+				if err != nil {
+					failed++
+				}
+				calls := st.Calls(fault.Any) - before
+				st.Clear()
+				all, lerr := r.Snapshots(ctx)
+				if lerr == nil {
+					lerr = r.LoadIndex(ctx)
+				}
+				if lerr != nil {
+					t.Fatal(lerr)
+				}
+				ids := make(map[crypt.ID]bool)
+				for _, s := range all {
+					if err := blobsOf(ctx, r, s.Root, ids); err != nil {
+						t.Errorf("%s, call %d %v: snapshot %v: %v", name, n, effect, s.ID(), err)
+					}
+				}
+				m, merr := gc.ReadMarks(ctx, r)
+				if merr != nil {
+					t.Fatal(merr)
+				}
+				want := map[string]bool{"forget": len(all) == 0, "hold": len(m.Held(r, one)) > 0, "undelete": len(all) == 2}[name]
+				if err == nil && !want {
+					t.Errorf("%s, call %d %v: told as done, and is not", name, n, effect)
+				}
+				if err := do(ctx, r); err != nil {
+					t.Errorf("%s, call %d %v: the second time %v", name, n, effect, err)
+				}
+				if n > calls {
+					break
+				}
+			}
+			if failed < 5 {
+				t.Errorf("%s: only %d calls can fail", name, failed)
+			}
+		}
+	}
+}
