@@ -314,8 +314,8 @@ func (p *pruner) settle(ctx context.Context, t *set, own crypt.SessionID) (waiti
 		return 0, err
 	}
 	me := leases[own]
-	if me == nil {
-		return 0, stored.Failed("reading", format.LeaseName(own, 0), errors.New("the own lease is not listed"))
+	if me == nil { // only who ended the session removes its lease
+		return 0, fmt.Errorf("session %v: %w", own, repo.ErrFenced)
 	}
 	for _, session := range t.sessions {
 		name := "snapshots/" + session.String()
