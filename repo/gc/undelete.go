@@ -83,7 +83,7 @@ func timeOf(unix int64) time.Time { return time.Unix(unix, 0).UTC() }
 const maxSessions = 3
 
 // Undelete makes a snapshot with the tree of a forgotten one: a new session with a number of its own, whose Origin names the old one. What a prune has
-// marked, and not yet removed, is stored again. It takes the passphrase (repo.ErrNeedRead), and a host that may write (repo.ErrNeedHost).
+// marked, and not yet removed, is stored again. It takes the passphrase (repo.ErrNeedRead), and an identity that may write (repo.ErrNeedHost).
 // ErrSwept says that something cannot be read any more; then there is no new snapshot.
 func Undelete(ctx context.Context, r *repo.Repo, f *Forgotten, j repo.Journal) (*repo.Snapshot, error) {
 	for try := 1; ; try++ {
