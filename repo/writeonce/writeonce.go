@@ -18,6 +18,9 @@ import (
 	"packhold/repo/format"
 )
 
+// ErrNoLock says that the storage cannot lock what has to be locked. Its errors match backends.ErrUnsupported too.
+var ErrNoLock = errors.New("the repository is write-once, and this place cannot lock files")
+
 // An object is locked for its length and a quarter more, and its lock is extended to that again once less than the length is left: so what is promised
 // always holds, and a live object is extended about four times in its length, not with every backup.
 const leadPart = 4
@@ -122,7 +125,10 @@ func (k *Keeper) Put(ctx context.Context, name string, data []byte, opts backend
 	}
 	opts.Compliance = k.policy.Compliance && !opts.RetainUntil.IsZero()
 	err := k.Storage.Put(ctx, name, data, opts)
-	if errors.Is(err, backends.ErrUnsupported) && !k.strict && plain.RetainUntil.IsZero() {
+	if errors.Is(err, backends.ErrUnsupported) && !opts.RetainUntil.IsZero() {
+		if k.strict {
+			return fmt.Errorf("%w: %w", ErrNoLock, err)
+		}
 		return k.Storage.Put(ctx, name, data, plain)
 	}
 	if err == nil && !opts.RetainUntil.IsZero() {
@@ -247,7 +253,10 @@ func (k *Keeper) hold(ctx context.Context, o Object, need time.Time) (until time
 		later = info.RetainUntil
 	}
 	err = k.Storage.Put(ctx, o.Name, nil, backends.PutOptions{Extend: true, RetainUntil: later, Compliance: k.policy.Compliance})
-	if errors.Is(err, backends.ErrUnsupported) && !k.strict {
+	if errors.Is(err, backends.ErrUnsupported) {
+		if k.strict {
+			return info.RetainUntil, false, fmt.Errorf("%w: %w", ErrNoLock, err)
+		}
 		return info.RetainUntil, false, nil
 	}
 	if err != nil {

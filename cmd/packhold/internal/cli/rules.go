@@ -23,6 +23,7 @@ import (
 	"packhold/repo/replicate"
 	"packhold/repo/restore"
 	"packhold/repo/retain"
+	"packhold/repo/writeonce"
 )
 
 // rules say how errors of the rooms reach the user. Of several that match, the code with the highest priority counts, and
@@ -112,6 +113,7 @@ func rules() []fail.Rule {
 
 		{Is: config.ErrNoHome, Code: fail.Usage, Word: "config.home", Effect: nothing,
 			Next: "set HOME, or PACKHOLD_CONFIG_DIR, PACKHOLD_CACHE_DIR, PACKHOLD_STATE_DIR and PACKHOLD_REPOSITORY"},
+		{Is: writeonce.ErrNoLock, Code: fail.Usage, Word: "lock.unsupported", Effect: "Nothing committed is lost.", Next: "back up to a place that can lock files (docs/storage.md says which), and copy from there: packhold replicate"},
 		{Is: backends.ErrUnsupported, Code: fail.Usage, Word: "storage.unsupported", Effect: nothing, Next: "leave the option out, or move the repository"},
 
 		{Is: backends.ErrClock, Code: fail.Clock, Word: "clock.skew", Effect: "Nothing was stored under a wrong date.",
