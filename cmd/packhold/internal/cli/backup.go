@@ -45,7 +45,7 @@ func (a *app) backupCommand() *cli.Command {
 			&cli.StringFlag{Name: "stdin-filename", Value: "stdin", Usage: "`NAME` of the file that --stdin becomes"},
 			&cli.StringFlag{Name: "compression", Usage: "`LEVEL`: auto, off, fastest, default, better or best (default: as init set)"},
 			&cli.StringFlag{Name: "retention", Usage: "retention `CLASS`, such as 30d or 7y: what write-once keeps for how long, and packs that do not mix (default: the job's)"},
-			&cli.BoolFlag{Name: "no-validate", Usage: "do not read back what was stored"},
+			&cli.BoolFlag{Name: "no-validate", Usage: "do not make sure that the storage has what was meant"},
 			&cli.BoolFlag{Name: "no-cache", Usage: "keep no copy of the tree on this machine; the next incremental backup reads every file"},
 			&cli.BoolFlag{Name: "with-atime", Usage: "record access times"},
 			&cli.BoolFlag{Name: "read-special", Usage: "save devices and FIFOs as files, with what reading them to their end gives"},
@@ -388,7 +388,11 @@ func (a *app) backupSummary(o *backup.Options, res *backup.Result, took time.Dur
 			}
 			checked := ""
 			if n := res.Stored.Packs; n > 0 && !o.Session.NoValidate {
-				checked = fmt.Sprintf("; %s stored, read back and compared", term.Plural(int64(n), "pack"))
+				how := "read back and compared"
+				if res.Snapshot.Validation == snapshot.Confirmed {
+					how = "confirmed by the checksums that the storage reports"
+				}
+				checked = fmt.Sprintf("; %s stored, %s", term.Plural(int64(n), "pack"), how)
 			}
 			a.Out.Say("snapshot %d (%s) %s in %s%s", number, id, verb, term.Duration(took), checked)
 		}

@@ -318,7 +318,7 @@ func TestSchemaAgrees(t *testing.T) {
 		`{"jobs": [{"source": "/a", "exclude_caches": false, "one_file_system": true, "tags": "t", "exclude_file": "/f"}]}`,
 		`{"storage": {"type": "local", "path": "/a"}}`, `{"storage": {"type": "local"}}`, `{"storage": {"type": "local", "path": "/a", "host": "h"}}`, `{"storage": {"path": "/a"}}`,
 		`{"storage": {"type": "sftp", "host": "h", "port": 22}}`, `{"storage": {"type": "sftp", "host": "h", "port": 70000}}`, `{"storage": {"type": "sftp", "host": "h", "port": 2.5}}`,
-		`{"storage": {"type": "s3", "bucket": "b", "endpoint": "e", "prefix": "p"}}`, `{"storage": {"type": "s3", "bucket": "b", "plain_http": true, "connections": 4, "addressing": "path"}}`,
+		`{"storage": {"type": "s3", "bucket": "b", "endpoint": "e", "prefix": "p"}}`, `{"storage": {"type": "s3", "bucket": "b", "plain_http": true, "connections": 4, "addressing": "path", "read_back": true}}`,
 		`{"storage": {"type": "s3", "bucket": "b", "connections": 0}}`, `{"storage": {"type": "s3", "bucket": "b", "addressing": "x"}}`, `{"storage": {"type": "s3", "bucket": "b", "plain_http": 1}}`,
 		`{"storage": {"type": "sftp", "host": "h", "identity_file": "/k", "known_hosts": ["/a", "/b"], "command": ["ssh", "x"], "connections": 65}}`,
 		`{"storage": {"type": "sftp", "host": "h", "identity_file": "/k", "known_hosts": ["/a", "/b"], "command": ["ssh", "x"], "connections": 2}}`, `{"storage": {"type": "s3"}}`, `{"storage": {"type": "ftp"}}`, `{"$schema": "x"}`,

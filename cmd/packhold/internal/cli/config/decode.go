@@ -390,7 +390,7 @@ func (d *decoder) checkStorage(s *Storage, at func(string) int, oneOf func(strin
 	belongs := map[string][]string{
 		"local": {"type", "path"},
 		"sftp":  {"type", "path", "host", "port", "user", "identity_file", "known_hosts", "command", "connections"},
-		"s3":    {"type", "bucket", "endpoint", "prefix", "region", "plain_http", "addressing", "profile", "ca_file", "pack_class", "connections"},
+		"s3":    {"type", "bucket", "endpoint", "prefix", "region", "plain_http", "addressing", "profile", "ca_file", "pack_class", "read_back", "connections"},
 	}[s.Type]
 	for _, name := range fieldNames(reflect.TypeFor[Storage]()) {
 		if offset, ok := d.at["storage."+name]; ok && !slices.Contains(belongs, name) {

@@ -36,6 +36,7 @@ type Storage struct {
 	Profile     string  `json:"profile"`       // s3
 	CAFile      string  `json:"ca_file"`       // s3
 	PackClass   string  `json:"pack_class"`    // s3
+	ReadBack    bool    `json:"read_back"`     // s3
 	Connections int     `json:"connections"`   // sftp, s3
 }
 

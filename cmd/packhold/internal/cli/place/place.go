@@ -112,7 +112,7 @@ func Open(ctx context.Context, l config.Location, o Options) (*Place, error) {
 }
 
 func optionsS3(c config.Storage, o Options) (s3.Options, error) {
-	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, CreateLocked: o.CreateLocked, Connections: c.Connections,
+	so := s3.Options{Endpoint: c.Endpoint, PlainHTTP: c.PlainHTTP, Bucket: c.Bucket, Prefix: c.Prefix, Create: o.Create, CreateLocked: o.CreateLocked, NoReceipts: c.ReadBack, Connections: c.Connections,
 		Region: cmp.Or(c.Region, o.Getenv("AWS_REGION"), o.Getenv("AWS_DEFAULT_REGION")), Proxy: http.ProxyFromEnvironment}
 	if o.Up+o.Down > 0 {
 		so.Conn = limit.New(o.Up, o.Down).Conn
