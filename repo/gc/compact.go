@@ -35,7 +35,7 @@ type merger struct {
 }
 
 // compact writes segments in place of those that name packs which are gone, and of small ones. The last of the new ones says so, and counts only where the
-// others are there; then the old ones go.
+// others are there; then the old ones go. Segments of open sessions stay as they are: they are being read back.
 func (p *pruner) compact(ctx context.Context, s *repo.Session) error {
 	sets, err := readSets(ctx, p.r)
 	if err != nil {
@@ -53,14 +53,22 @@ func (p *pruner) compact(ctx context.Context, s *repo.Session) error {
 	if err != nil {
 		return err
 	}
+	leases, err := p.r.Leases(ctx) // after the segments: the lease of whoever stored one was there before it
+	if err != nil {
+		return err
+	}
 	var stale, small []backends.Info
 	for _, i := range infos {
 		seg, err := p.segment(ctx, i.Name)
 		if err != nil {
 			return err
 		}
+		var l *repo.Lease
+		if seg != nil {
+			l = leases[crypt.SessionID(seg.Session)]
+		}
 		switch {
-		case seg == nil:
+		case seg == nil, l != nil && !l.Ended:
 		case slices.ContainsFunc(seg.Packs, func(k index.Pack) bool { return gone[k.PackID] }):
 			stale = append(stale, i)
 		case len(seg.Entries) < smallSegment:

@@ -182,7 +182,7 @@ func TestPruneWaits(t *testing.T) {
 			}
 		}
 		s.Close(t.Context())
-		res = w.prune(gc.PruneOptions{MaxUnused: 1})
+		res = w.prune(gc.PruneOptions{})
 		if commits && (res.Finished != 1 || res.Spared == 0) || !commits && (res.Finished != 1 || res.Spared != 0 || res.Removed != packs) {
 			t.Errorf("commits %v: %+v", commits, res)
 		}
@@ -408,6 +408,37 @@ func TestPruneCompacts(t *testing.T) {
 	}
 	w.whole()
 	w.backup(w.host(), some(7), backup.Options{})
+	w.whole()
+}
+
+// TestPruneLeavesOpenSegments: a prune puts segments together while a backup reads back the one that it stored just now.
+func TestPruneLeavesOpenSegments(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		s := w.backup(w.host(), some(i*7), backup.Options{})
+		if i == 3 {
+			w.forget(s)
+		}
+	}
+	st := fault.New(w.store)
+	var mu sync.Mutex // guards what follows
+	var put string
+	var res *gc.Pruned
+	st.SetHook(func(op fault.Op, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case op == fault.Put && strings.HasPrefix(name, "index/"):
+			put = name
+		case op == fault.Get && name == put && res == nil:
+			res = w.prune(gc.PruneOptions{MaxUnused: 1})
+		}
+		return nil
+	})
+	w.backup(w.open(st, repo.Access{Credential: w.cred}), some(1000), backup.Options{})
+	if res == nil || res.Segments < 20 {
+		t.Errorf("the prune did %+v", res)
+	}
 	w.whole()
 }
 
