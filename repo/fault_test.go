@@ -303,11 +303,20 @@ func admin(t testing.TB, s backends.Storage) *Repo {
 	return r
 }
 
-// TestMemoryBound stops all Puts of packs and looks at how much a session takes in before it waits.
+// TestMemoryBound stops all Puts of packs and looks at how much a session takes in before it waits: two packs, and of small ones more on a far storage.
 func TestMemoryBound(t *testing.T) {
+	t.Run("near", func(t *testing.T) { memoryBound(t, Options{}, 2) })
+	t.Run("far", func(t *testing.T) { memoryBound(t, Options{Far: true}, maxFlushers+1) })
+}
+
+func memoryBound(t *testing.T, o Options, packs int64) {
 	base, c := newTestRepo(t)
 	st := fault.New(base)
-	s, err := openWriter(t, st, c).Begin(t.Context(), SessionOptions{Compression: "none"})
+	r, err := Open(t.Context(), st, Access{Credential: c}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Begin(t.Context(), SessionOptions{Compression: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +350,7 @@ func TestMemoryBound(t *testing.T) {
 		last = taken.Load()
 		time.Sleep(100 * time.Millisecond)
 	}
-	if got, limit := taken.Load(), int64((flushers+1)*format.MinPackSize); got > limit || got < limit/2 {
+	if got, limit := taken.Load(), packs*format.MinPackSize; got > limit || got < limit/2 {
 		t.Errorf("%d bytes in memory, the limit is %d", got, limit)
 	}
 	cancel()

@@ -38,8 +38,12 @@ const clockSkew = 24 * time.Hour
 // segmentEvery is how often a long session stores an index segment, so that a crash makes others wait or store again little.
 const segmentEvery = 10 * time.Minute
 
-// flushers is how many full packs are stored while others fill. Memory: one open data pack and one more per flusher.
-const flushers = 1
+// openPacks bounds the memory of data packs: the one that fills, and those that are being stored meanwhile. maxFlushers is how many these are at most, on
+// storages where a round trip is what storing waits for: one of the default size, three of 16 MiB.
+const (
+	openPacks   = 64 << 20
+	maxFlushers = 4
+)
 
 // SessionOptions shape a writer session.
 type SessionOptions struct {
@@ -160,6 +164,10 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	r.mu.Unlock()
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	s.flush = new(errgroup.Group)
+	flushers := 1
+	if r.surveys.Far() {
+		flushers = min(max(openPacks/s.target-1, 1), maxFlushers)
+	}
 	s.flush.SetLimit(flushers)
 	s.data = s.filler(crypt.TypeDataPack, s.target, flushers+1)
 	s.data.Pace = pace

@@ -41,6 +41,9 @@ func NewSurveys(s backends.Storage, now func() time.Time, far, flat bool) *Surve
 	return v
 }
 
+// Far reports whether calls on the storage wait for round trips.
+func (v *Surveys) Far() bool { return v.far }
+
 // Compare is stored.Compare of an object in the storage, at once where that is far.
 func (v *Surveys) Compare(ctx context.Context, name string, data []byte) error {
 	window := NearWindow

@@ -21,6 +21,7 @@ import (
 // remoteOptions are the flags of `bench remote`.
 type remoteOptions struct {
 	packhold, work, out, trace string
+	packSize                   string
 	places, tools              []string
 	delays                     []time.Duration
 	rounds, mib, files         int
@@ -46,6 +47,7 @@ func runRemote(ctx context.Context, args []string) error {
 	f.StringVar(&o.work, "work", "/dev/shm/packhold-remote", "folder of files, servers and clients, on tmpfs; removed")
 	f.StringVar(&o.out, "out", "build/bench-remote.md", "file for the table")
 	f.StringVar(&o.trace, "trace", "", "file for a line about each request")
+	f.StringVar(&o.packSize, "pack-size", "", "of packhold's repositories; its default unless given")
 	f.StringVar(&places, "places", "s3,sftp", "servers, separated by commas")
 	f.StringVar(&tools, "tools", "restic,packhold", "tools, separated by commas")
 	f.StringVar(&delays, "delays", "0,20,100", "round trips in ms that are added, separated by commas")
@@ -167,6 +169,9 @@ func measureRemote(ctx context.Context, o remoteOptions, t tool, place string, d
 	src := filepath.Join(o.work, "source")
 	command := func(in string, args []string) *exec.Cmd {
 		return t.command(dir, in, slices.Concat(s.args[t.name], args))
+	}
+	if o.packSize != "" && t.name == "packhold" {
+		t.init = append(slices.Clip(t.init), "--pack-size", o.packSize)
 	}
 	if out, err := command(dir, t.init).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("init: %w\n%s", err, out)
