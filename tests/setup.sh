@@ -11,7 +11,7 @@ fi
 
 declare -A package=(
 	[setfattr]=attr [setfacl]=acl [setcap]=libcap2-bin [mkfs.ext4]=e2fsprogs [mkfs.btrfs]=btrfs-progs [lowntfs-3g]=ntfs-3g [mount]=mount [unshare]=util-linux
-	[diff]=diffutils [find]=findutils [sshd]=openssh-server [ssh]=openssh-client [git]=git [gcc]=gcc [python3]=python3
+	[diff]=diffutils [find]=findutils [sshd]=openssh-server [ssh]=openssh-client [rclone]=rclone [git]=git [gcc]=gcc [python3]=python3
 )
 if [ "${1:-}" = bench ]; then
 	package+=([restic]=restic [borg]=borgbackup)

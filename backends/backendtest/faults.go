@@ -23,6 +23,9 @@ const Stall = time.Second
 type Server struct {
 	Addr string // host:port
 
+	// Connections is how many at a time the storages that Open opens may have.
+	Connections int
+
 	// Open opens a storage at a place that it makes, at another address that leads to the server: the driver in a wrapper that tries again soon, as
 	// backends/retry does. It notices a line where nothing moves within about Stall. The same place is opened more than once.
 	Open func(t *testing.T, addr, place string) backends.Storage
@@ -45,6 +48,7 @@ func Faults(t *testing.T, s Server) {
 		{"D14Dead", faultDead},
 		{"D16Away", faultAway},
 		{"D17Slow", faultSlow},
+		{"Connections", func(t *testing.T, x *faulty) { connections(t, x, s.Connections) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -414,6 +418,33 @@ func faultSlow(t *testing.T, x *faulty) {
 	after := x.line.bytes()
 	if up, down := after[0]-before[0], after[1]-before[1]; up > 58<<20 || down > 58<<20 {
 		t.Errorf("%d bytes were sent and %d came, for a file of %d", up, down, len(data))
+	}
+}
+
+// connections: however many calls are made at once, no more connections are than were allowed, and all calls end well.
+func connections(t *testing.T, x *faulty, most int) {
+	data := filler(8, 1<<20)
+	put(t, x.direct, "d/old", data)
+	x.line.drop()
+	x.line.mu.Lock()
+	x.line.rate = 40 << 20 // so that calls last
+	x.line.most = 0
+	x.line.mu.Unlock()
+	var wg sync.WaitGroup
+	for i := range 6 * most {
+		for what, call := range x.calls(data) {
+			wg.Go(func() {
+				if err := call(t.Context(), fmt.Sprintf("%x-%d", what, i)); err != nil {
+					t.Errorf("%s beside many: %v", what, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	x.line.mu.Lock()
+	defer x.line.mu.Unlock()
+	if x.line.most != most {
+		t.Errorf("there were %d connections at a time, allowed are %d", x.line.most, most)
 	}
 }
 

@@ -44,6 +44,7 @@ type line struct {
 	rate     int64        // bytes a second, each way; 0: as fast as it goes
 	every    func() int64 // arms the line again after each strike; nil: one strike only
 	accepted int
+	most     int // connections at a time
 }
 
 // wire is one connection, from the client and to the server.
@@ -97,6 +98,7 @@ func (l *line) take(client net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wires[w] = true
+	l.most = max(l.most, len(l.wires))
 	if l.accepted++; l.held > 0 {
 		l.held--
 		close(w.hung)

@@ -1,9 +1,11 @@
 package s3
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -122,3 +124,20 @@ type credentialsError struct{ why error }
 
 // Error implements error.
 func (e *credentialsError) Error() string { return fmt.Sprintf("no credentials found:\n%v", e.why) }
+
+// keyring tells credentials from others without holding a secret.
+type keyring struct{ id, token string }
+
+// signedBy returns what a request was signed with: "AWS4-HMAC-SHA256 Credential=ID/date/...".
+func signedBy(h http.Header) keyring {
+	_, rest, _ := strings.Cut(h.Get("Authorization"), "Credential=")
+	id, _, _ := strings.Cut(rest, "/")
+	return keyring{id, h.Get("X-Amz-Security-Token")}
+}
+
+// renewed fetches credentials anew, and reports whether they are others than those the storage has just refused: then the call is worth another try.
+func (s *Store) renewed(ctx context.Context, refused keyring) bool {
+	s.creds.Expire()
+	v, err := s.creds.GetWithContext(&credentials.CredContext{Client: &http.Client{Transport: s.http.inner}, Context: ctx})
+	return err == nil && keyring{v.AccessKeyID, v.SessionToken} != refused
+}

@@ -57,9 +57,12 @@ func (s *Store) classify(ctx context.Context, err error, c *call) error {
 		status = c.status
 	}
 	switch answer.Code {
-	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
-		s.creds.Expire() // the next call fetches new ones
-		return errors.New(text)
+	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken", "InvalidTokenId", "XAdminUserNotFound":
+		// The last one is versitygw's InvalidAccessKeyId, with status 404. Keys that were withdrawn look like keys that never were.
+		if s.renewed(ctx, c.keys) {
+			return errors.New(text)
+		}
+		return match(fs.ErrPermission)
 	case "InvalidObjectState":
 		return fmt.Errorf("%w: %w: %s", ErrCold, fs.ErrPermission, text)
 	case "InsufficientStorage", "QuotaExceeded", "EntityTooLarge", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "NoSpaceLeft", "StorageFull":
@@ -67,8 +70,6 @@ func (s *Store) classify(ctx context.Context, err error, c *call) error {
 	case "RequestTimeTooSkewed":
 		skew, _ := c.skew()
 		return fmt.Errorf("%w by %s: %s", backends.ErrClock, skew.Round(time.Second), text)
-	case "XAdminUserNotFound": // versitygw's InvalidAccessKeyId, with status 404
-		return match(fs.ErrPermission)
 	case "ConditionalRequestConflict":
 		return match(errConflict)
 	case "NotImplemented":

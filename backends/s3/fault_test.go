@@ -100,7 +100,7 @@ func TestAnswers(t *testing.T) {
 		"too large":          {413, htmlPage, []string{"ErrNoSpace"}},
 		"bucket gone":        {404, s3Error("NoSuchBucket"), []string{"ErrGone"}},
 		"not implemented":    {501, s3Error("NotImplemented"), []string{"ErrUnsupported"}},
-		"expired token":      {400, s3Error("ExpiredToken"), nil},
+		"expired token":      {400, s3Error("ExpiredToken"), []string{"fs.ErrPermission"}},
 		"error as success":   {200, s3Error("InternalError"), nil},
 		"page as success":    {200, htmlPage, nil},
 		"nothing as success": {200, "", nil},

@@ -14,6 +14,7 @@ type call struct {
 	header http.Header
 	sent   time.Time
 	got    time.Time
+	keys   keyring // that signed it
 }
 
 type callKey struct{}
@@ -36,7 +37,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c == nil {
 		c = new(call)
 	}
-	*c = call{sent: time.Now(), header: http.Header{}}
+	*c = call{sent: time.Now(), header: http.Header{}, keys: signedBy(req.Header)}
 	resp, err := r.inner.RoundTrip(req)
 	if err == nil {
 		c.got, c.status, c.header = time.Now(), resp.StatusCode, resp.Header

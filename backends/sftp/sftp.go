@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -278,10 +279,9 @@ func (s *Store) put(ctx context.Context, l *link, name string, data []byte, ifAb
 		err = ctxError(ctx)
 	}
 	if err == nil {
-		if err = s.publish(l, temp, name, ifAbsent); linking {
-			if err == nil && l.has(extFsync) {
-				// The new name changed the file's inode, so that this makes a journal durable in which the name is. What commits a snapshot is created so.
-				err = s.refused(l, handleError(f.Sync()))
+		if err = s.publish(ctx, l, temp, name, ifAbsent); linking {
+			if err == nil {
+				err = s.linked(l, f, name, int64(len(data)))
 			}
 			l.later(func() { _ = f.Close() })
 		}
@@ -291,6 +291,32 @@ func (s *Store) put(ctx context.Context, l *link, name string, data []byte, ifAb
 		l.later(func() { _ = l.client.Remove(s.at(temp)) })
 	}
 	return err
+}
+
+// linked makes the name durable that the open file f has got, where the server can, and looks whether it has got it: rclone answers that it made a link, and
+// makes none.
+func (s *Store) linked(l *link, f *sftp.File, name string, size int64) error {
+	var wg sync.WaitGroup
+	var info fs.FileInfo
+	var lookErr error
+	wg.Go(func() { info, lookErr = answered(l.client.Lstat(s.at(name))) })
+	var err error
+	if l.has(extFsync) {
+		// The new name changed the file's inode, so that this makes a journal durable in which the name is. What commits a snapshot is created so.
+		err = s.refused(l, handleError(f.Sync()))
+	}
+	wg.Wait()
+	switch {
+	case err != nil:
+		return err
+	case errors.Is(lookErr, fs.ErrNotExist):
+		return fmt.Errorf("creating exclusively: %w: the server says that it made a hard link, and made none", backends.ErrUnsupported)
+	case lookErr != nil:
+		return lookErr
+	case info.Size() != size:
+		return fmt.Errorf("creating exclusively: %w: the hard link that the server made is to another file", backends.ErrUnsupported)
+	}
+	return nil
 }
 
 // taken reports whether something has the name.
@@ -362,10 +388,10 @@ func (s *Store) createTemp(l *link) (string, *sftp.File, error) {
 }
 
 // publish gives the temporary file its name.
-func (s *Store) publish(l *link, temp, name string, ifAbsent bool) error {
+func (s *Store) publish(ctx context.Context, l *link, temp, name string, ifAbsent bool) error {
 	give := s.replace
 	if ifAbsent {
-		give = s.exclusive
+		give = func(l *link, from, to string) error { return s.exclusive(ctx, l, from, to) }
 	}
 	err := give(l, temp, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -384,10 +410,10 @@ func (s *Store) publish(l *link, temp, name string, ifAbsent bool) error {
 }
 
 // exclusive gives from the name to unless that is taken.
-func (s *Store) exclusive(l *link, from, to string) error {
+func (s *Store) exclusive(ctx context.Context, l *link, from, to string) error {
 	give := l.client.Link
 	if !l.has(extHardlink) {
-		can, err := s.renameRefuses(l)
+		can, err := s.renameRefuses(ctx, l)
 		if err != nil {
 			return err
 		}
@@ -418,48 +444,117 @@ func (s *Store) exclusive(l *link, from, to string) error {
 	return err
 }
 
-// renameRefuses reports whether a plain rename refuses an existing target, as the protocol demands and not every server does. It is probed once.
-func (s *Store) renameRefuses(l *link) (bool, error) {
+// renameRefuses reports whether a plain rename refuses an existing target, as the protocol demands and not every server does. It is probed once: there may
+// be servers that look first and rename then, or that look at what they remember, so several connections try it at once.
+func (s *Store) renameRefuses(ctx context.Context, l *link) (bool, error) {
 	s.mu.Lock()
 	known := s.renames
 	s.mu.Unlock()
 	if known != renamesUnknown {
 		return known == renamesRefuse, nil
 	}
-	var temps [2]string
-	for i := range temps {
-		temp, f, err := s.createTemp(l)
+	links := [probeLinks]*link{l, l}
+	if other, err := s.pool.dial(ctx); err == nil {
+		defer other.close()
+		links[1] = other
+	} else if ctx.Err() != nil {
+		return false, ctxError(ctx)
+	} // a server may allow one connection only
+	known = renamesRefuse
+	for range probeRounds {
+		one, err := s.raceRenames(links)
 		if err != nil {
-			return false, s.refused(l, err)
+			return false, err
 		}
-		temps[i] = temp
-		defer l.later(func() { _ = l.client.Remove(s.at(temp)) })
-		_, err = f.WriteAt(make([]byte, i+1), 0) // told apart by their sizes
-		if err := errors.Join(handleError(err), handleError(f.Close())); err != nil {
-			return false, s.refused(l, err)
-		}
-	}
-	err := l.client.Rename(s.at(temps[0]), s.at(temps[1]))
-	if isLost(err) {
-		return false, err
-	}
-	known = renamesReplace
-	if err != nil {
-		known = renamesRefuse
-		for i, temp := range temps {
-			info, err := answered(l.client.Lstat(s.at(temp)))
-			if isLost(err) {
-				return false, err
-			}
-			if err != nil || info.Size() != int64(i+1) {
-				known = renamesReplace // it did something nevertheless
-			}
+		if !one {
+			known = renamesReplace
+			break
 		}
 	}
 	s.mu.Lock()
 	s.renames = known
 	s.mu.Unlock()
 	return known == renamesRefuse, nil
+}
+
+const (
+	probeRounds  = 2
+	probeLinks   = 2
+	probeRenames = 8 // at once
+)
+
+// raceRenames renames files to one name, one by each connection after the other, and files to another name, all at once. It reports whether exactly one got
+// either and has kept it.
+func (s *Store) raceRenames(links [probeLinks]*link) (one bool, err error) {
+	var temps [probeLinks + probeRenames]string
+	var errs [len(temps)]error
+	of := func(i int) *link { return links[i%len(links)] }
+	var wg sync.WaitGroup
+	for i := range temps {
+		wg.Go(func() {
+			temp, f, err := s.createTemp(of(i))
+			if err == nil {
+				temps[i] = temp
+				_, err = f.WriteAt(make([]byte, i+1), 0) // told apart by their sizes
+				err = errors.Join(handleError(err), handleError(f.Close()))
+			}
+			errs[i] = s.refused(of(i), err)
+		})
+	}
+	wg.Wait()
+	// From one directory to another, as it will be: there are servers that are careful within one only.
+	dir := tempDir + "/" + rand.Text()
+	targets := []string{dir + "/first", dir + "/second"}
+	defer func() {
+		for _, temp := range append(targets, temps[:]...) {
+			if temp != "" {
+				wg.Go(func() { _ = links[0].client.Remove(s.at(temp)) })
+			}
+		}
+		wg.Wait()
+		_ = links[0].client.RemoveDirectory(s.at(dir))
+	}()
+	if err := errors.Join(errs[:]...); err != nil {
+		return false, err
+	}
+	if err := s.refused(links[0], links[0].client.Mkdir(s.at(dir))); err != nil {
+		return false, err
+	}
+	// A server that remembers what is there would do so from now on.
+	for _, l := range links {
+		if _, err := l.client.ReadDir(s.at(dir)); err != nil {
+			return false, handleError(err)
+		}
+	}
+	try := func(i int, target string) { errs[i] = of(i).client.Rename(s.at(temps[i]), s.at(target)) }
+	for i := range links {
+		try(i, targets[0])
+	}
+	for i := len(links); i < len(temps); i++ {
+		wg.Go(func() { try(i, targets[1]) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if isLost(err) {
+			return false, err
+		}
+	}
+	for t, part := range [][]error{errs[:len(links)], errs[len(links):]} {
+		winner := slices.Index(part, nil)
+		if winner < 0 || slices.Contains(part[winner+1:], nil) {
+			return false, nil
+		}
+		for _, l := range links {
+			info, err := answered(l.client.Lstat(s.at(targets[t])))
+			if isLost(err) {
+				return false, err
+			}
+			if err != nil || info.Size() != int64(t*len(links)+winner+1) { // it did something nevertheless
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // replace gives from the name to, which may be taken.
