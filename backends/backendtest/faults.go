@@ -17,7 +17,7 @@ import (
 )
 
 // Stall is about how long the storages that Faults opens may take to notice that a line is dead.
-const Stall = time.Second
+const Stall = 600 * time.Millisecond
 
 // Server is a real server, for Faults.
 type Server struct {
@@ -297,7 +297,7 @@ func faultHang(t *testing.T, x *faulty) {
 			if err := call(t.Context(), fmt.Sprintf("%x-%d", what, way)); err != nil {
 				t.Errorf("%s, the line hangs: %v", what, err)
 			}
-			if took := time.Since(began); took > 10*Stall {
+			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("%s, the line hangs: it took %v", what, took)
 			}
 			x.line.disarm()
@@ -318,7 +318,7 @@ func faultSilent(t *testing.T, x *faulty) {
 		if err := call(t.Context(), fmt.Sprintf("%x", what)); err != nil {
 			t.Errorf("%s, nobody answers: %v", what, err)
 		}
-		if took := time.Since(began); took > 15*Stall {
+		if took := time.Since(began); took > 15*time.Second {
 			t.Errorf("%s, nobody answers: it took %v", what, took)
 		}
 	}

@@ -23,6 +23,11 @@ func TestStopped(t *testing.T) {
 	if err := patient.Put(t.Context(), "d/a", []byte("a"), backends.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	for _, s := range []*s3.Store{patient, hasty} { // or its first listing is of when it was opened
+		if _, err := listed(t, s, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Port, o.Create, o.HostKeyAlias, o.KnownHosts = port, true, "the-server", []string{filepath.Join(d.dir, "alias")}
-		o.KeepAlive, o.DialTimeout, o.Connections = backendtest.Stall/4, backendtest.Stall, 4
+		o.KeepAlive, o.DialTimeout, o.Connections = backendtest.Stall/4, 2*backendtest.Stall, 4
 		return retry.New(openTest(t, o), soon)
 	}})
 }
