@@ -382,7 +382,7 @@ func faultAway(t *testing.T, x *faulty) {
 
 // faultSlow: a line that is slow is no dead one, though a call takes far longer than Stall.
 func faultSlow(t *testing.T, x *faulty) {
-	const size = 60_000
+	const size = 90_000
 	data := filler(6, size)
 	put(t, x.direct, "d/old", data)
 	slow := func(rate int64) {
@@ -391,7 +391,7 @@ func faultSlow(t *testing.T, x *faulty) {
 		x.line.rate = rate
 	}
 	before := x.line.bytes()
-	slow(20_000)
+	slow(40_000)
 	for what, call := range x.calls(data) {
 		if what == "Put" || what == "exclusive Put" { // the sockets of one machine swallow as much at once
 			continue
