@@ -116,7 +116,6 @@ func (s *staged) Delete(ctx context.Context, name string) error {
 type sim struct {
 	t     *testing.T
 	rng   *rand.Rand
-	world *world
 	stage *stage
 	now   func() time.Time
 	blobs [][]byte
@@ -794,7 +793,7 @@ func (s *sim) whole(ctx context.Context) error {
 }
 
 // simulate runs one seed. It returns what went wrong, what happened, and the calls in their order.
-func simulate(t *testing.T, seed uint64, base *mem.Store, cred *crypt.Credential, pruner, replicator *crypt.Identity, without pruning) (err error, done map[string]int, log []string) {
+func simulate(t *testing.T, seed uint64, base *mem.Store, cred *crypt.Credential, pruner, replicator *crypt.Identity, without pruning) (done map[string]int, log []string, err error) {
 	began := time.Now()
 	synctest.Test(t, func(t *testing.T) {
 		bubble := time.Now()
@@ -914,7 +913,7 @@ func simulate(t *testing.T, seed uint64, base *mem.Store, cred *crypt.Credential
 		}
 		done, log = s.done, s.log
 	})
-	return err, done, log
+	return done, log, err
 }
 
 // addReplicator adds one whose source has a snapshot or two, that are forgotten and swept at some moment of the copying.
@@ -967,7 +966,6 @@ func (s *sim) addReplicator(ctx context.Context, store *mem.Store, add func(stri
 type hooked struct {
 	backends.Storage
 	mu   sync.Mutex
-	busy bool
 	hook func()
 }
 
@@ -1069,7 +1067,7 @@ func TestSimulation(t *testing.T) {
 	}
 	total := make(map[string]int)
 	for seed := range seeds {
-		err, done, log := simulate(t, uint64(seed), w.store, w.cred, pruner, replicator, pruning{})
+		done, log, err := simulate(t, uint64(seed), w.store, w.cred, pruner, replicator, pruning{})
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(log[max(0, len(log)-400):], "\n"))
 		}
@@ -1101,7 +1099,7 @@ func TestSimulationFinds(t *testing.T) {
 	for name, without := range broken {
 		found := false
 		for seed := uint64(0); !found && seed < 5000; seed++ {
-			err, _, _ := simulate(t, seed, w.store, w.cred, pruner, replicator, without)
+			_, _, err := simulate(t, seed, w.store, w.cred, pruner, replicator, without)
 			if found = err != nil; found {
 				t.Logf("%s: seed %d: %v", name, seed, err)
 			}
