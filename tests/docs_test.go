@@ -379,3 +379,32 @@ func exitCodes(t *testing.T) []string {
 	}
 	return rows
 }
+
+// TestFaultsDocument: the tests that docs/faults.md names are there.
+func TestFaultsDocument(t *testing.T) {
+	text, err := os.ReadFile("../docs/faults.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+): (Test[A-Za-z0-9]+)[A-Za-z0-9/]*`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 50 {
+		t.Errorf("it names %d tests only", len(named))
+	}
+	for _, n := range named {
+		files, err := filepath.Glob(filepath.Join("..", n[1], "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, file := range files {
+			code, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || strings.Contains(string(code), "\nfunc "+n[2]+"(t *testing.T)")
+		}
+		if !found {
+			t.Errorf("there is no %s in %s", n[2], n[1])
+		}
+	}
+}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -194,4 +196,31 @@ func TestD16Redirect(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestD16IPv6: an endpoint may be an address of the sixth version.
+func TestD16IPv6(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("this machine has no IPv6: %v", err) // no set-up brings it
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	to := sharedServer(t).addr
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = conn.Close()
+				return
+			}
+			go func() { _, _ = io.Copy(server, conn); _ = server.Close() }()
+			go func() { _, _ = io.Copy(conn, server); _ = conn.Close() }()
+		}
+	}()
+	works(t, open(t, options(l.Addr().String())))
 }

@@ -362,6 +362,49 @@ func contentsIfAny(t *testing.T, dir string) map[string]string {
 	return contents(t, dir)
 }
 
+// TestStaleListing: listings that lack half of the packs, always, or half of the index at first, as those of a storage that lags do, make nobody report damage,
+// nor end with less than there is.
+func TestStaleListing(t *testing.T) {
+	base, source := enrolled(t), t.TempDir()
+	r := rand.New(rand.NewPCG(7, 8))
+	for range 3 {
+		files(t, source, r)
+		if got := packhold(t, base, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+			t.Fatal(got.err)
+		}
+	}
+	want := contents(t, source)
+	for _, rule := range []fault.Rule{
+		{Op: fault.List, Prefix: "packs/", Sticky: true, Effect: fault.Short},
+		{Op: fault.List, Prefix: "meta/", Sticky: true, Effect: fault.Short},
+		{Op: fault.List, Prefix: "index/", Effect: fault.Short},
+	} {
+		home := copyOf(t, base)
+		var st *fault.Store
+		over := func(s backends.Storage) backends.Storage {
+			st = fault.New(s, rule)
+			return st
+		}
+		dst := filepath.Join(home, "restored")
+		for _, args := range [][]string{
+			{"restore", "--quiet", "--destination", dst}, {"verify", "--quiet", "--read-data"}, {"backup", "--quiet", "--type", "full", "--source", source},
+		} {
+			if got := runOver(t, over, home, unlock, args...); got.code != 0 {
+				t.Errorf("%q, listings of %s are short: exit %d\n%s", args, rule.Prefix, got.code, got.err)
+			}
+		}
+		if got := contents(t, dst); len(got) != len(want) {
+			t.Errorf("listings of %s are short: %d files are restored, of %d", rule.Prefix, len(got), len(want))
+		}
+		if got := packhold(t, home, unlock, "verify", "--quiet", "--read-data"); got.code != 0 {
+			t.Errorf("listings of %s were short: verify: exit %d\n%s", rule.Prefix, got.code, got.err)
+		}
+		restores(t, home, "latest", want)
+		restores(t, home, "3", want)
+		os.RemoveAll(home)
+	}
+}
+
 // TestBadReadBack: a storage that says it stored a file, and stored other bytes, half of them, or gives others back, is found out: there is no snapshot that
 // anybody was told of, and the next backup stores what was lost.
 func TestBadReadBack(t *testing.T) {
