@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -360,6 +361,46 @@ func contentsIfAny(t *testing.T, dir string) map[string]string {
 		return nil
 	}
 	return contents(t, dir)
+}
+
+// forgetful is a storage that does not obey, or does not know, what an exclusive Put asks for.
+type forgetful struct{ backends.Storage }
+
+func (f forgetful) Put(ctx context.Context, name string, data []byte, o backends.PutOptions) error {
+	o.IfAbsent = false
+	return f.Storage.Put(ctx, name, data, o)
+}
+
+// TestPruneExclusive: prune deletes nothing in a place that creates files exclusively no more, whatever was known of it.
+func TestPruneExclusive(t *testing.T) {
+	home, source := enrolled(t), t.TempDir()
+	for range 2 {
+		files(t, source, rand.New(rand.NewPCG(9, 9)))
+		if got := packhold(t, home, nil, "backup", "--quiet", "--source", source); got.code != 0 {
+			t.Fatal(got.err)
+		}
+	}
+	before := contents(t, repositoryOf(home))
+	over := func(s backends.Storage) backends.Storage { return forgetful{s} }
+	got := runOver(t, over, home, unlock, "prune")
+	if got.code != 4 {
+		t.Errorf("exit %d\n%s", got.code, got.err)
+	}
+	checkFour(t, got.err, "prune.exclusive")
+	after := contents(t, repositoryOf(home))
+	for name := range before {
+		if _, ok := after[name]; !ok {
+			t.Errorf("%s is gone", name)
+		}
+	}
+	if got := packhold(t, home, unlock, "prune", "--quiet"); got.code != 0 {
+		t.Errorf("where it works: exit %d\n%s", got.code, got.err)
+	}
+	for name := range contents(t, repositoryOf(home)) {
+		if strings.HasPrefix(name, "/probe/") {
+			t.Errorf("%s is left", name)
+		}
+	}
 }
 
 // TestStaleListing: listings that lack half of the packs, always, or half of the index at first, as those of a storage that lags do, make nobody report damage,

@@ -76,6 +76,23 @@ func Test(ctx context.Context, s backends.Storage, now func() time.Time) (list [
 	return list, ctx.Err()
 }
 
+// Exclusive finds out whether the storage still creates files exclusively: it may have been moved since that was asked last. If not, the error matches
+// backends.ErrUnsupported.
+func Exclusive(ctx context.Context, s backends.Storage) error {
+	base := probeFolder + strings.ToLower(rand.Text()) + "/"
+	name := base + "first"
+	data := []byte(rand.Text())
+	err := s.Put(ctx, name, data, backends.PutOptions{})
+	if err == nil {
+		err = exclusive(ctx, s, name, data)
+	}
+	if err == nil {
+		err = race(ctx, s, base+"race")
+	}
+	_ = remove(ctx, s, name, base+"race") // what stays is foreign to everything
+	return err
+}
+
 // remove deletes files, which need not be there. Only a refusal says that the place is meant to keep them.
 func remove(ctx context.Context, s backends.Storage, names ...string) error {
 	var refused []string
@@ -130,13 +147,13 @@ func listed(ctx context.Context, s backends.Storage, prefix, name string) error 
 func exclusive(ctx context.Context, s backends.Storage, name string, data []byte) error {
 	err := s.Put(ctx, name, []byte("another"), backends.PutOptions{IfAbsent: true})
 	if err == nil {
-		return errors.New("an existing file was replaced")
+		return fmt.Errorf("an existing file was replaced: %w", backends.ErrUnsupported)
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if b, err := s.Get(ctx, name, 0, -1); err != nil || !bytes.Equal(b, data) {
-		return errors.Join(errors.New("refused, and the existing file is another now"), err)
+		return errors.Join(fmt.Errorf("refused, and the existing file is another now: %w", backends.ErrUnsupported), err)
 	}
 	return nil
 }
@@ -160,8 +177,12 @@ func race(ctx context.Context, s backends.Storage, name string) error {
 		})
 	}
 	g.Wait()
-	if n := won.Load(); bad == nil && n != 1 {
-		return fmt.Errorf("%d of %d created the same file", n, racers)
+	n := won.Load()
+	if n > 1 {
+		return fmt.Errorf("%d of %d created the same file: %w", n, racers, backends.ErrUnsupported)
+	}
+	if bad == nil && n == 0 {
+		return fmt.Errorf("none of %d created the file", racers)
 	}
 	return bad
 }

@@ -8,8 +8,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/locking"
+	"packhold/cmd/packhold/internal/cli/place"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -17,6 +19,7 @@ import (
 	"packhold/repo/admin"
 	"packhold/repo/audit"
 	"packhold/repo/gc"
+	"packhold/repo/stored"
 )
 
 // Flags are those of a prune, for forget --prune too.
@@ -75,6 +78,14 @@ func Run(ctx context.Context, r *run.Run, v run.Values) error {
 		return err
 	}
 	defer rep.Close()
+	if !o.DryRun { // all that keeps prune and backups apart rests on it
+		if err := place.Exclusive(ctx, rep.Store); errors.Is(err, backends.ErrUnsupported) {
+			return &fail.Error{Code: fail.Usage, Word: "prune.exclusive", Problem: "the storage does not create files exclusively: " + err.Error(), Where: r.Where,
+				Effect: "Nothing was deleted.", Next: "packhold storage test", Cause: err}
+		} else if err != nil {
+			return stored.Failed("testing", "probe/", err)
+		}
+	}
 	if id := rep.Keys().Identity; !o.DryRun && id != nil && rep.Trust().Roles(id.Host)&crypt.RolePrune == 0 {
 		if err := admin.Empower(ctx, rep.Repo, crypt.RolePrune); err != nil {
 			return err
