@@ -16,8 +16,8 @@ const (
 	// Weights of calls. A link whose load is fullLink is not shared further as long as another can be opened: small calls share a link, because
 	// another one costs a dozen round trips, and large ones have one each.
 	smallCall = 1
-	largeCall = 16
-	fullLink  = 16
+	largeCall = 48
+	fullLink  = 48
 
 	// refusedPause is how long no further connection is tried after one was refused.
 	refusedPause = time.Minute

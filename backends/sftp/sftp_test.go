@@ -97,7 +97,7 @@ func TestStorageTwice(t *testing.T) {
 	})
 }
 
-// TestExclusive: of many writers on all connections of two stores one wins.
+// TestExclusive: of many writers on all connections of two stores one wins. What they write is large enough to have a connection to itself.
 func TestExclusive(t *testing.T) {
 	t.Parallel()
 	d := startSSHD(t)
@@ -109,7 +109,7 @@ func TestExclusive(t *testing.T) {
 	var won, lost atomic.Int32
 	for i := range 64 {
 		wg.Go(func() {
-			err := stores[i%2].Put(t.Context(), "snapshots/s", []byte{byte(i)}, backends.PutOptions{IfAbsent: true})
+			err := stores[i%2].Put(t.Context(), "snapshots/s", bytes.Repeat([]byte{byte(i)}, partSize), backends.PutOptions{IfAbsent: true})
 			switch {
 			case err == nil:
 				won.Add(1)
