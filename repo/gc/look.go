@@ -60,14 +60,14 @@ func (n *needed) walk(ctx context.Context, d *repo.Reader, s *repo.Snapshot) err
 	if enter(s.Root) {
 		for e, err := range snapshot.Walk(ctx, g, s.Root, snapshot.WalkOptions{}) {
 			if err != nil {
-				return fmt.Errorf("%w: snapshot %v: %w", ErrUnsafe, s.ID(), err)
+				return unsafe(fmt.Sprint("snapshot ", s.ID()), err)
 			}
 			if e.Node.Type == snapshot.Dir && !enter(e.Node.Subtree) {
 				e.SkipDir()
 			}
 			for id, err := range snapshot.Blobs(ctx, g, e.Node) {
 				if err != nil {
-					return fmt.Errorf("%w: snapshot %v: %w", ErrUnsafe, s.ID(), err)
+					return unsafe(fmt.Sprint("snapshot ", s.ID()), err)
 				}
 				n.add(id)
 			}
@@ -134,7 +134,7 @@ func (p *pruner) look(ctx context.Context, but [16]byte) (*sight, error) {
 	}
 	for _, problem := range p.r.Problems() {
 		if slices.ContainsFunc(vital, func(prefix string) bool { return strings.HasPrefix(problem.Object, prefix) }) {
-			return nil, fmt.Errorf("%w: %s: %w", ErrUnsafe, problem.Object, problem.Err)
+			return nil, unsafe(problem.Object, problem.Err)
 		}
 	}
 	v.x = p.r.Index()
@@ -182,7 +182,7 @@ func (p *pruner) walkAll(ctx context.Context) error {
 		return err
 	}
 	if len(marks.Problems) > 0 {
-		return fmt.Errorf("%w: %s: %w", ErrUnsafe, marks.Problems[0].Object, marks.Problems[0].Err)
+		return unsafe(marks.Problems[0].Object, marks.Problems[0].Err)
 	}
 	for _, f := range forgotten {
 		if len(marks.Held(p.r, f.Snapshot)) > 0 {

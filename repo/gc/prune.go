@@ -25,6 +25,14 @@ var (
 	ErrRole   = errors.New("only who has the prune role removes packs")
 )
 
+// unsafe is the error of an object that must be read. A storage that is away says nothing about the object, and may be back the next time.
+func unsafe(what string, err error) error {
+	if errors.Is(err, stored.ErrStorage) && !stored.Isolated(err) && !stored.Unreadable(err) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnsafe, what, err)
+}
+
 // Progress is told how far the copying of what stays is. Its methods are called concurrently.
 type Progress interface {
 	Total(bytes int64)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +79,7 @@ func readSets(ctx context.Context, r *repo.Repo) ([]*set, error) {
 			t.bad = true
 			return nil
 		case err != nil:
-			return fmt.Errorf("%w: %w", ErrUnsafe, err)
+			return unsafe("reading a set", err)
 		}
 		if r.Trust().Revoked(part.Signer) {
 			t.bad = true

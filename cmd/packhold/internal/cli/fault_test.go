@@ -221,6 +221,7 @@ func TestStorageAway(t *testing.T) {
 		{"list"},
 		{"stats"},
 		{"forget", "--keep-last", "1"},
+		{"prune"},
 		{"key", "list"},
 	} {
 		count := map[int]int{}

@@ -152,10 +152,11 @@ func exclusive(ctx context.Context, s backends.Storage, name string, data []byte
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if b, err := s.Get(ctx, name, 0, -1); err != nil || !bytes.Equal(b, data) {
-		return errors.Join(fmt.Errorf("refused, and the existing file is another now: %w", backends.ErrUnsupported), err)
+	b, err := s.Get(ctx, name, 0, -1)
+	if err == nil && !bytes.Equal(b, data) {
+		err = fmt.Errorf("refused, and the existing file is another now: %w", backends.ErrUnsupported)
 	}
-	return nil
+	return err
 }
 
 // race has many create one name at once.
