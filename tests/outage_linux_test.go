@@ -89,12 +89,11 @@ func outage(t *testing.T, length time.Duration, server string, at func(addr stri
 		{"backup", "--source", source, "--limit-upload", outageRate},
 		{"verify", "--read-data", "--limit-download", outageRate},
 		{"restore", "--backup-id", "1", "--destination", dst, "--limit-download", outageRate},
-		{"verify", "--read-data", "--limit-download", outageRate}, // interrupted
+		// Interrupted:
+		{"verify", "--read-data", "--limit-download", outageRate},
+		{"backup", "--source", source, "--limit-upload", outageRate},
 	} {
 		j := &job{what: args[0], line: newLine(t, server), ended: make(chan struct{})}
-		if len(jobs) == 3 {
-			j.what = "interrupted " + j.what
-		}
 		r := at(j.line.addr)
 		if j.what == "backup" { // by the host that has the credential
 			env := r.env
@@ -126,17 +125,20 @@ func outage(t *testing.T, length time.Duration, server string, at func(addr stri
 	over := time.After(length)
 
 	// What waits for the storage can be stopped.
-	stopped := jobs[3]
-	jobs = jobs[:3]
 	time.Sleep(time.Second)
-	sent := time.Now()
-	if err := stopped.cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
+	for _, j := range jobs[3:] {
+		sent := time.Now()
+		if err := j.cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		<-j.ended
+		took := j.when.Sub(sent)
+		t.Logf("%s, interrupted during the outage, ended after %v", j.what, took)
+		if took > stopLimit || j.cmd.ProcessState.ExitCode() != 130 {
+			t.Errorf("%s, interrupted during the outage, ended after %v with %v\n%s", j.what, took, j.cmd.ProcessState, &j.stderr)
+		}
 	}
-	<-stopped.ended
-	if took := stopped.when.Sub(sent); took > stopLimit || stopped.cmd.ProcessState.ExitCode() != 130 {
-		t.Errorf("interrupted during the outage it ended after %v with %v\n%s", took, stopped.cmd.ProcessState, &stopped.stderr)
-	}
+	jobs = jobs[:3]
 
 	<-over
 	for _, j := range jobs {
