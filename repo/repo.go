@@ -74,7 +74,6 @@ type Repo struct {
 	now      func() time.Time
 	cache    string
 	coder    *pack.Coder
-	flat     atomic.Bool // see survey
 	surveys  *stored.Surveys
 	opening  *stored.Survey // serves Open alone
 
