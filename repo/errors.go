@@ -19,9 +19,11 @@ var (
 	ErrNeedRead     = errors.New("this needs the passphrase")
 	ErrNeedAdmin    = errors.New("this needs an administrator's passphrase")
 	ErrNeedHost     = errors.New("this host is not enrolled")
+	ErrRevoked      = fmt.Errorf("%w any more: it was revoked", ErrNeedHost)
 	ErrFenced       = errors.New("the session was declared dead")
 	ErrLastKey      = errors.New("the last key cannot be removed")
 	ErrForeign      = control.ErrForeign
+	ErrNotKept      = control.ErrNotKept
 	ErrNoSnapshot   = errors.New("there is no such snapshot")
 	ErrAmbiguous    = errors.New("more than one snapshot fits")
 )

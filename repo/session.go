@@ -111,7 +111,10 @@ func (r *Repo) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 		return nil, ErrNeedHost
 	}
 	cert := r.trust.Certificate(r.keys.Identity.Host)
-	if cert == nil || cert.Roles&(crypt.RoleWriter|crypt.RolePrune) == 0 || r.trust.Revoked(cert.Host) {
+	if r.trust.Revoked(r.keys.Identity.Host) {
+		return nil, ErrRevoked
+	}
+	if cert == nil || cert.Roles&(crypt.RoleWriter|crypt.RolePrune) == 0 {
 		return nil, ErrNeedHost
 	}
 	if r.unsure != nil {

@@ -4,7 +4,6 @@ package admin
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -59,8 +58,8 @@ func bundle(keys *repo.Keys, generation uint64, holder *crypt.Identity) *crypt.B
 	return &crypt.Bundle{Generation: generation, Writes: keys.Writes, Chunker: keys.Chunker, Read: keys.Read, Root: keys.Admin, Identity: holder}
 }
 
-// putSlot makes a key slot with its bundle. The bundle is stored first: a slot that is there can be used.
-func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, holder *crypt.Identity) (id crypt.SlotID, err error) {
+// putSlot makes a key slot with its bundle. The bundle is stored first: a slot that is there can be used. check has the last word.
+func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, holder *crypt.Identity, check func() error) (id crypt.SlotID, err error) {
 	epoch := a.settings.WriteEpoch
 	object, slot, err := a.keys.Admin.NewSlot(passphrase, a.iterations, label, a.keys.Writes[epoch], epoch)
 	if err != nil {
@@ -79,7 +78,7 @@ func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, hol
 			_ = a.storage.Delete(context.WithoutCancel(ctx), made[i])
 		}
 	}()
-	name := fmt.Sprintf("bundles/%d-%v-%v", b.Generation, slot.ID, crypt.Sum(sealed))
+	name := bundleName(b, sealed)
 	made = append(made, name)
 	if err = stored.Put(ctx, a.storage, name, sealed, backends.PutOptions{}); err != nil {
 		return id, err
@@ -90,10 +89,13 @@ func (a *root) putSlot(ctx context.Context, passphrase []byte, label string, hol
 			return id, err
 		}
 	}
+	if err = check(); err != nil {
+		return id, err
+	}
 	return slot.ID, nil
 }
 
-// AddKey makes a key slot for another passphrase, with the same rights as the one that r was opened with.
+// AddKey makes a key slot for another passphrase, with the same rights as the one that r was opened with. ErrChanged says that keys are rotated meanwhile.
 func AddKey(ctx context.Context, r *repo.Repo, passphrase []byte, label string) (crypt.SlotID, error) {
 	var id crypt.SlotID
 	a, err := rootOf(r)
@@ -116,7 +118,7 @@ func (a *root) addKey(ctx context.Context, r *repo.Repo, passphrase []byte, labe
 		return id, err
 	}
 	r.Trust().Add(c)
-	return a.putSlot(ctx, passphrase, label, holder)
+	return a.putSlot(ctx, passphrase, label, holder, func() error { return a.unchanged(ctx, r) })
 }
 
 // RemoveKey removes the one key slot whose id begins with prefix. The last slot that can be opened stays (repo.ErrLastKey).
@@ -252,7 +254,7 @@ func ExportKey(r *repo.Repo, passphrase []byte) ([]byte, error) {
 }
 
 // EnrollHost makes a host of this repository with the given roles and returns its credential.
-// Its certificate and its grant of the write secrets are stored before it is returned.
+// Its certificate and its grant of the write secrets are stored before it is returned. ErrChanged says that keys are rotated meanwhile.
 func EnrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role) (*crypt.Credential, error) {
 	a, err := rootOf(r)
 	var c *crypt.Credential
@@ -284,13 +286,20 @@ func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles 
 		return nil, err
 	}
 	r.Trust().Add(cert)
-	epoch := a.settings.WriteEpoch
-	grant, err := a.keys.Admin.SealGrant(cert, &crypt.Grant{Epoch: epoch, Writes: a.keys.Writes, Chunker: a.keys.Chunker})
-	if err != nil {
+	if err := a.putGrant(ctx, cert, a.settings.WriteEpoch, a.keys.Writes); err != nil {
 		return nil, err
 	}
-	object := "grants/" + strconv.FormatUint(uint64(epoch), 10) + "-" + id.Host.String() + "-" + crypt.Sum(grant).String()
-	return c, stored.Put(ctx, a.storage, object, grant, backends.PutOptions{})
+	return c, a.unchanged(ctx, r)
+}
+
+// putGrant gives the host that c certifies the write secrets of epoch and of all earlier ones.
+func (a *root) putGrant(ctx context.Context, c *crypt.Certificate, epoch uint32, writes map[uint32]crypt.WriteSecret) error {
+	grant, err := a.keys.Admin.SealGrant(c, &crypt.Grant{Epoch: epoch, Writes: writes, Chunker: a.keys.Chunker})
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("grants/%d-%v-%v", epoch, c.Host, crypt.Sum(grant))
+	return stored.Put(ctx, a.storage, name, grant, backends.PutOptions{})
 }
 
 // Empower certifies more roles for the identity that r signs with, whose holder is the administrator.

@@ -120,7 +120,7 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 	if _, err := a.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune); err != nil {
 		return nil, err
 	}
-	slot, err := a.putSlot(ctx, o.Passphrase, o.Label, holder)
+	slot, err := a.putSlot(ctx, o.Passphrase, o.Label, holder, func() error { return nil })
 	if err != nil {
 		return nil, err
 	}

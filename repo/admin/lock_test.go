@@ -65,7 +65,7 @@ func TestSetLock(t *testing.T) {
 	if err := SetLock(t.Context(), one, writeonce.Policy{Length: 600 * day, Compliance: true}); err != nil {
 		t.Error(err)
 	}
-	if err := SetLock(t.Context(), two, writeonce.Policy{Length: 700 * day, Compliance: true}); !errors.Is(err, repo.ErrExists) {
+	if err := SetLock(t.Context(), two, writeonce.Policy{Length: 700 * day, Compliance: true}); !errors.Is(err, ErrChanged) {
 		t.Error(err)
 	}
 	// The settings before are locked: nobody goes back.

@@ -75,7 +75,7 @@ func (o *Objects) Snapshot(name string, object []byte) (*snapshot.Record, error)
 		err = errors.New("the session is not its signer's")
 	case rec.Kind != snapshot.Void && o.Trust.Revoked(s.Signer) && o.Kept[crypt.SessionID(rec.Session)] != crypt.Sum(object):
 		// A void takes nothing away that a commit had made, so a revoked host's voids stand: the name is taken in any case.
-		err = errors.New("its host was revoked, and the revocation does not name it among the snapshots that stay valid")
+		err = ErrNotKept
 	}
 	if err != nil {
 		return nil, stored.Tampered("reading", name, err)

@@ -28,6 +28,9 @@ type Objects struct {
 // ErrForeign says that something is of another repository than the one that is open.
 var ErrForeign = errors.New("another repository than the one this host knows")
 
+// ErrNotKept says that a snapshot does not count because an administrator said so.
+var ErrNotKept = errors.New("its host was revoked, and the revocation does not name it among the snapshots that stay valid")
+
 // Seal makes an object: body signed by id and sealed under the write secret of Epoch. Of an object that is named by its hash, name is the part before,
 // and the full name is returned.
 func (o *Objects) Seal(id *crypt.Identity, t crypt.Type, name string, body []byte) (full string, object []byte, err error) {

@@ -133,6 +133,9 @@ func (p *pruner) look(ctx context.Context, but [16]byte) (*sight, error) {
 		return nil, fmt.Errorf("%w: a final cannot be read, and its set is gone", ErrUnsafe)
 	}
 	for _, problem := range p.r.Problems() {
+		if errors.Is(problem.Err, repo.ErrNotKept) {
+			continue // whom to believe was asked and has answered; else whoever stole a credential could end all prunes with it
+		}
 		if slices.ContainsFunc(vital, func(prefix string) bool { return strings.HasPrefix(problem.Object, prefix) }) {
 			return nil, unsafe(problem.Object, problem.Err)
 		}

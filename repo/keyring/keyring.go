@@ -278,13 +278,15 @@ func (k *Ring) OpenPaper(passphrase, paper []byte) (*Opened, error) {
 	return &Opened{Root: root, Bundle: b}, nil
 }
 
-// bundle opens the bundle of the highest generation that opens, signed by the root in the slot or a successor of it.
+// bundle opens the bundle of the highest generation that opens, signed by the root in the slot or a successor of it. Who made it may not have known the
+// holder's identity, which is theirs alone: then it is that of the highest generation that has one.
 func (k *Ring) bundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bundle, error) {
 	all, err := k.numbered(ctx, "bundles/", o.Slot.ID.String())
 	if err != nil {
 		return nil, err
 	}
 	roots := k.line(o.Root)
+	var newest *crypt.Bundle
 	last := fmt.Errorf("no bundle for key slot %v: %w", o.Slot.ID, ErrNoKey)
 	for _, c := range all[:min(len(all), maxBundles)] {
 		object, bad, err := k.fetchHashed(ctx, c.name)
@@ -300,12 +302,21 @@ func (k *Ring) bundle(ctx context.Context, o *crypt.OpenedSlot) (*crypt.Bundle, 
 				return err
 			})
 		}
-		if bad == nil {
-			return b, nil
+		if bad != nil {
+			last = k.reject(c.name, bad, errors.Is(bad, crypt.ErrSignature))
+			continue
 		}
-		last = k.reject(c.name, bad, errors.Is(bad, crypt.ErrSignature))
+		if newest == nil {
+			newest = b
+		}
+		if newest.Identity = b.Identity; newest.Identity != nil {
+			return newest, nil
+		}
 	}
-	return nil, last
+	if newest == nil {
+		return nil, last
+	}
+	return newest, nil
 }
 
 // signed opens what one of the roots signed. What none signed matches crypt.ErrSignature.

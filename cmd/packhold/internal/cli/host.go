@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/rekeying"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/crypt"
@@ -27,6 +28,7 @@ func (a *app) hostCommand() *cli.Command {
 				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
 				run.KeyHintFlag(), run.KeyFileFlag(),
 			}, Action: a.Action(a.hostEnroll)},
+			rekeying.HostRevoke(a.Run),
 		},
 	}
 }
@@ -99,7 +101,8 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 				Snapshots int        `json:"snapshots"`
 				Last      *time.Time `json:"last,omitempty"`
 				This      bool       `json:"this"`
-			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: h.snapshots,
+				Revoked   bool       `json:"revoked"`
+			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: h.snapshots, Revoked: r.Trust().Revoked(h.Host),
 				This: r.Credential != nil && h.Host == r.Credential.Identity.Host}
 			line.Name, line.Raw = term.RawName(h.Name)
 			if h.snapshots > 0 {
@@ -115,7 +118,11 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 		if h.snapshots > 0 {
 			last = term.Time(h.last, a.Env.Zone)
 		}
-		t.Rows = append(t.Rows, []string{h.Host.String(), roleNames(h.Roles), term.Time(time.Unix(h.Before, 0), a.Env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
+		roles := roleNames(h.Roles)
+		if r.Trust().Revoked(h.Host) {
+			roles = "revoked"
+		}
+		t.Rows = append(t.Rows, []string{h.Host.String(), roles, term.Time(time.Unix(h.Before, 0), a.Env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
 	}
 	if a.Out.JSON {
 		return nil

@@ -13,6 +13,7 @@ import (
 	"packhold/backends"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/paper"
+	"packhold/cmd/packhold/internal/cli/rekeying"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 	"packhold/repo/admin"
@@ -31,6 +32,7 @@ func (a *app) keyCommand() *cli.Command {
 			{Name: "remove", Usage: "remove a key slot; the last one stays", ArgsUsage: "ID", Flags: flags(), Action: a.Action(a.keyRemove)},
 			{Name: "export", Usage: "print the key, sealed under the passphrase, for paper", Flags: flags(
 				&cli.StringFlag{Name: "output", Usage: "write it to `FILE` instead", TakesFile: true}), Action: a.Action(a.keyExport)},
+			rekeying.KeyRotate(a.Run),
 		},
 	}
 }
