@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +29,7 @@ func (a *app) hostCommand() *cli.Command {
 				&cli.StringFlag{Name: "name", Usage: "`NAME` of the host (default: the machine's)"},
 				&cli.BoolFlag{Name: "replicator", Usage: "not to back up, but to copy the repository: packhold replicate"},
 				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
+				&cli.StringFlag{Name: "output", Usage: "write the credential to `FILE`, for another machine that never sees the passphrase", TakesFile: true},
 				run.KeyHintFlag(), run.KeyFileFlag(),
 			}, Action: a.Action(a.hostEnroll)},
 			rekeying.HostRevoke(a.Run),
@@ -143,6 +147,17 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 			return err
 		}
 	}
+	output := v.String("output")
+	if output != "" {
+		there = nil // it is not for this machine
+		if v.String("name") == "" {
+			return fail.Usagef("flag", "packhold help host enroll", "--output is for another machine: name it by --name")
+		}
+		if _, err := os.Lstat(output); !errors.Is(err, fs.ErrNotExist) {
+			return &fail.Error{Code: fail.Exists, Word: "target.exists", Where: term.Name(output), Problem: "there is a file of that name", Effect: "Nothing was changed.",
+				Next: "name another file, or remove it", Cause: err}
+		}
+	}
 	if there != nil && !v.Bool("replace") {
 		return &fail.Error{Code: fail.Exists, Word: "host.enrolled", Problem: "this machine is enrolled already, as host " + there.Identity.Host.String(),
 			Effect: "Nothing was changed.", Next: "use it as it is; --replace makes a new host of it"}
@@ -155,11 +170,16 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	path, err := r.WriteCredential(c, file)
+	path := output
+	if output == "" {
+		path, err = r.WriteCredential(c, file)
+	} else {
+		err = run.WriteCredential(c, output)
+	}
 	if err != nil {
 		return err
 	}
-	if file == run.CredentialFile {
+	if output == "" && file == run.CredentialFile {
 		r.AdoptCredential(c)
 	}
 	if err := r.Record(ctx, audit.Event{Op: "host enroll", Outcome: audit.Success, Object: c.Identity.Host.String()}); err != nil {

@@ -259,12 +259,17 @@ func readCredential(path string) (*crypt.Credential, error) {
 
 // WriteCredential stores a credential for its owner's eyes only, durably: without it unattended backups stop.
 func (r *Repository) WriteCredential(c *crypt.Credential, file string) (string, error) {
+	path := filepath.Join(r.ConfigDir, file)
+	return path, WriteCredential(c, path)
+}
+
+// WriteCredential is that for any path.
+func WriteCredential(c *crypt.Credential, path string) error {
 	b, err := c.MarshalJSON()
 	if err != nil {
-		return "", err
+		return err
 	}
-	path := filepath.Join(r.ConfigDir, file)
-	return path, WriteFile(path, append(b, '\n'))
+	return WriteFile(path, append(b, '\n'))
 }
 
 // WriteFile replaces a small private file in one step.
