@@ -395,7 +395,7 @@ func TestTwoAdministrators(t *testing.T) {
 			case long:
 				step = 1
 			case race || testing.Short():
-				step = 11
+				step = 19
 			}
 			for n := 1; ; n += step {
 				p := newPeopled(t)
@@ -478,7 +478,7 @@ func TestRotateFaults(t *testing.T) {
 			case long:
 				step = 1
 			case race || testing.Short():
-				step = 11
+				step = 19
 			}
 			for i, calls := 0, 1; i*step < calls; i++ {
 				for j := range manners {
