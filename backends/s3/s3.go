@@ -173,6 +173,10 @@ func (s *Store) makeBucket(ctx context.Context) error {
 	switch minio.ToErrorResponse(err).Code {
 	case "BucketAlreadyOwnedByYou", "BucketAlreadyExists": // the listing that follows tells whether it can be used
 		return nil
+	case "OperationAborted", "InternalError": // servers say so too where somebody else makes it at the same moment
+		if ok, there := s.core.BucketExists(ctx, s.o.Bucket); there == nil && ok {
+			return nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("making the bucket: %w", s.classify(ctx, err, c))
