@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestReplicateRemote: copies over a line that is cut for two seconds in the middle, by a program that is killed in the middle, into a place that lets nothing
-// be deleted or replaced; what arrives is whole, and a vault that fetches has the same.
+// TestReplicateRemote: copies over a line that is cut for two seconds in the middle, by a program that is killed in the middle; what arrives is whole, and a
+// vault that fetches has the same.
 func TestReplicateRemote(t *testing.T) {
 	ssh := startSSH(t)
 	s3 := startS3(t)
