@@ -204,6 +204,11 @@ func Compare(ctx context.Context, s backends.Storage, name string, data []byte, 
 	for off := 0; off < len(data); off += window {
 		n := min(window, len(data)-off)
 		b, err := s.Get(ctx, name, int64(off), int64(n))
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			if info, serr := s.Stat(ctx, name); serr == nil && info.Size != int64(len(data)) { // a line that was cut gives this error too
+				return Damaged("reading back", name, fmt.Errorf("%d bytes, %d were stored", info.Size, len(data)))
+			}
+		}
 		if err != nil {
 			return Failed("reading back", name, err)
 		}

@@ -1,8 +1,11 @@
 package stored
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -90,5 +93,37 @@ func TestFetchListed(t *testing.T) {
 	_, done, err := NewBudget().FetchListed(t.Context(), st, backends.Info{Name: name, Size: 9})
 	if done(); !Missing(err) {
 		t.Error(err)
+	}
+}
+
+// TestCompare: every way in which a storage keeps other bytes than it was given is damage, in one window or in many, and a line that is cut is not.
+func TestCompare(t *testing.T) {
+	const name = "packs/5c/5c9e8a3cc2384d7c412aa49e1776246954131793bd7a43e1a172b0f25756dbc1"
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64)
+	flipped := bytes.Clone(data)
+	flipped[len(data)-1] ^= 1
+	for _, window := range []int{len(data), len(data) - 1, 100, 16, 1} {
+		for what, there := range map[string][]byte{
+			"one byte less": data[:len(data)-1], "half": data[:len(data)/2], "a few bytes": data[:3], "nothing": {}, "one byte more": append(bytes.Clone(data), 0), "a bit": flipped,
+		} {
+			s := mem.New(time.Now)
+			if err := Put(t.Context(), s, name, there, backends.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := Compare(t.Context(), s, name, data, window); !errors.Is(err, ErrDamaged) {
+				t.Errorf("%s, windows of %d: %v", what, window, err)
+			}
+		}
+		s := fault.New(mem.New(time.Now), fault.Rule{Op: fault.Get, Sticky: true, Err: io.ErrUnexpectedEOF})
+		if err := Put(t.Context(), s, name, data, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := Compare(t.Context(), s, name, data, window); errors.Is(err, ErrDamaged) || !errors.Is(err, ErrStorage) {
+			t.Errorf("a cut line, windows of %d: %v", window, err)
+		}
+		s.Clear()
+		if err := Compare(t.Context(), s, name, data, window); err != nil {
+			t.Errorf("windows of %d: %v", window, err)
+		}
 	}
 }
