@@ -2,6 +2,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func Look(ctx context.Context, r *repo.Repo) (*Status, error) {
 			err = gctx.Err()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("looking at locks: %w", errors.Join(err, g.Wait()))
+			return nil, fmt.Errorf("looking at locks: %w", cmp.Or(g.Wait(), err)) // what failed in an asker, not that the others were stopped for it
 		}
 		if strings.HasPrefix(o.Name, "packs/") || strings.HasPrefix(o.Name, "meta/") {
 			if seen[o.Name] { // two segments name it

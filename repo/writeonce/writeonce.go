@@ -2,6 +2,7 @@
 package writeonce
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -192,7 +193,8 @@ func (k *Keeper) holdAll(ctx context.Context, objects iter.Seq2[Object, error]) 
 			err = k.checkClock()
 		}
 		if err != nil {
-			return held, false, errors.Join(err, g.Wait())
+			err = cmp.Or(g.Wait(), err) // what failed in a worker, not that the others were stopped for it
+			return held, false, err
 		}
 		need := k.now().Add(k.policy.Of(o.Class))
 		known := k.memory.until(o.Name)

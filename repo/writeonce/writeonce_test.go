@@ -1,6 +1,7 @@
 package writeonce
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -219,5 +220,33 @@ func TestMemory(t *testing.T) {
 	hold(t, k, objects...)
 	if err := k.Save(); err == nil {
 		t.Error("saved nowhere")
+	}
+}
+
+// TestFirstFailure: what is told is why a lock could not be extended, not that the rest was stopped for it, at whichever object that is noticed.
+func TestFirstFailure(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	clock := func() time.Time { return now }
+	st := fault.New(mem.New(clock), fault.Rule{Op: fault.Stat, Prefix: "packs/"})
+	failed := make(chan struct{})
+	st.SetHook(func(op fault.Op, _ string) error {
+		if op == fault.Stat {
+			defer close(failed)
+		}
+		return nil
+	})
+	objects := func(yield func(Object, error) bool) {
+		for i := range 3 {
+			if i == 2 {
+				<-failed
+				time.Sleep(10 * time.Millisecond) // until the failure is noticed: without it the test passes
+			}
+			if i > 0 && !yield(Object{Name: fmt.Sprintf("packs/%02x/%064x", i, i)}, nil) {
+				return
+			}
+		}
+	}
+	if _, err := New(st, Policy{Length: day}, clock, Memory{}).Hold(t.Context(), objects); !errors.Is(err, fault.ErrInjected) || errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
