@@ -27,6 +27,7 @@ const (
 )
 
 func execute() int {
+	_ = noCoreDumps() // lowering a limit of one's own cannot fail where it exists
 	if os.Getenv("GOGC") == "" {
 		defer runtime.KeepAlive(make([]byte, ballast))
 		debug.SetGCPercent(gcPercent)

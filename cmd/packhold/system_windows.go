@@ -22,3 +22,6 @@ func redrawable(f *os.File) bool {
 	}
 	return windows.SetConsoleMode(handle, mode|windows.ENABLE_VIRTUAL_TERMINAL_PROCESSING) == nil
 }
+
+// noCoreDumps has nothing to do: Windows keeps no dump of a process that no one asked it to watch.
+func noCoreDumps() error { return nil }
