@@ -380,17 +380,22 @@ func exitCodes(t *testing.T) []string {
 	return rows
 }
 
-// TestFaultsDocument: the tests that docs/faults.md names are there.
+// TestFaultsDocument: the tests, and the scripts, that docs/faults.md names are there.
 func TestFaultsDocument(t *testing.T) {
 	text, err := os.ReadFile("../docs/faults.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`([a-z0-9/]+): (Test[A-Za-z0-9]+)[A-Za-z0-9/]*`").FindAllStringSubmatch(string(text), -1)
+	named := regexp.MustCompile("`([a-z0-9/]+): ((?:Test|Fuzz)[A-Za-z0-9]+)([A-Za-z0-9/-]*)`").FindAllStringSubmatch(string(text), -1)
 	if len(named) < 50 {
 		t.Errorf("it names %d tests only", len(named))
 	}
 	for _, n := range named {
+		if script, ok := strings.CutPrefix(n[3], "/"); ok && n[2] == "TestScript" {
+			if _, err := os.Stat("testdata/script/" + script + ".txtar"); err != nil {
+				t.Error(err)
+			}
+		}
 		files, err := filepath.Glob(filepath.Join("..", n[1], "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
@@ -401,7 +406,7 @@ func TestFaultsDocument(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			found = found || strings.Contains(string(code), "\nfunc "+n[2]+"(t *testing.T)")
+			found = found || strings.Contains(string(code), "\nfunc "+n[2]+"(")
 		}
 		if !found {
 			t.Errorf("there is no %s in %s", n[2], n[1])
