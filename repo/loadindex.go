@@ -80,9 +80,6 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 		return err
 	}
 	r.dead, r.blind = maps.Clone(excluded.packs), excluded.blind
-	for p, e := range r.leave {
-		excluded.packs[p] |= e
-	}
 	infos, err := all.List(ctx, r.storage, "index/")
 	if err != nil {
 		return err
@@ -109,7 +106,7 @@ func (r *Repo) loadIndex(ctx context.Context) error {
 	}
 	l.exclude = func(x *index.Index) { // before segments are added, so that nobody relies on what is condemned, not even for an instant
 		x.Exclude(excluded.packs)
-		x.ExcludeSessions(r.absentSession)
+		x.ExcludeSessions(r.absentFor(r.alone))
 		x.ExcludeBlobs(lost)
 	}
 	l.exclude(l.x)
@@ -330,17 +327,19 @@ func (r *Repo) cacheKey() [32]byte {
 	return crypt.Sum(append(append([]byte("packhold/local/index"), secret[:]...), r.config.ID[:]...))
 }
 
-// absentSession reports whether packs of a session do not count for dedup: those of a revoked host, of one that has no certificate, and
-// those of another dedup domain.
-func (r *Repo) absentSession(record []byte) bool {
-	rec, err := crypt.ParseSessionRecord(record)
-	if err != nil || r.trust.Revoked(rec.Host) {
-		return true
+// absentFor tells whether packs of a session do not count for dedup: those of a revoked host, of one that has no certificate, and
+// those of another dedup domain; with alone all but those of that session.
+func (r *Repo) absentFor(alone crypt.SessionID) func(record []byte) bool {
+	return func(record []byte) bool {
+		rec, err := crypt.ParseSessionRecord(record)
+		if err != nil || r.trust.Revoked(rec.Host) || alone != (crypt.SessionID{}) && rec.Session != alone {
+			return true
+		}
+		if r.keys.Identity == nil || rec.Host == r.keys.Identity.Host {
+			return false
+		}
+		return r.unknownRevocation || !r.trust.SameDomain(r.keys.Identity.Host, rec.Host, r.settings.Domains)
 	}
-	if r.keys.Identity == nil || rec.Host == r.keys.Identity.Host {
-		return false
-	}
-	return r.unknownRevocation || !r.trust.SameDomain(r.keys.Identity.Host, rec.Host, r.settings.Domains)
 }
 
 // Index returns the loaded index; nil before LoadIndex.

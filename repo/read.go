@@ -214,7 +214,7 @@ func (d *Reader) try(ctx context.Context, id crypt.ID) (t attempt) {
 				return t
 			}
 		}
-		if errors.Is(err, ErrNeedRead) || errors.Is(err, keyring.ErrNoKey) || ctx.Err() != nil {
+		if errors.Is(err, ErrNeedRead) || ctx.Err() != nil {
 			t.err = err
 			return t
 		}
@@ -279,6 +279,9 @@ func (r *Repo) noteGone(missing []index.PackID) {
 
 // mend reads a blob from its pack as the parity restores it in memory. Nothing is written.
 func (d *Reader) mend(ctx context.Context, id crypt.ID, p index.Place) ([]byte, error) {
+	if _, err := d.r.packKey(p.Pack); err != nil {
+		return nil, err
+	}
 	name := format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)
 	file, err := stored.ReadBroken(ctx, d.r.storage, name, int64(p.Pack.Size))
 	if err != nil {

@@ -93,7 +93,7 @@ type Repo struct {
 	badIndex  bool                             // a segment cannot be used
 	dead      map[index.PackID]index.Exclusion // packs condemned, final or lost
 	blind     bool                             // see exclusions
-	leave     map[index.PackID]index.Exclusion // of the session
+	alone     crypt.SessionID                  // the session that relies on nothing but what it stores; zero: none
 	unnamed   unnamed
 	tailMost  int // of the index; see loader
 

@@ -52,8 +52,8 @@ type SessionOptions struct {
 	NoValidate  bool   // do not make sure that the storage has what was meant: by the checksum it reports, or by reading it back
 	Retention   string // class of the packs, which the settings may lock longer than others
 
-	// Leave names packs that are not to be relied on: a prune is about to condemn them.
-	Leave map[index.PackID]index.Exclusion
+	// Alone is for who copies what is to go elsewhere: nothing that another session stored is relied on, since nobody opened it.
+	Alone bool
 }
 
 // Session is one writer session: from its lease to its commit. Store, Has and Stats may be called concurrently.
@@ -191,7 +191,9 @@ func (s *Session) start(ctx context.Context) error {
 	}
 	// With a listing of the packs: what the storage lost is stored again by the next backup, whatever its type.
 	s.r.loadMu.Lock()
-	s.r.leave = s.o.Leave
+	if s.o.Alone {
+		s.r.alone = s.ID
+	}
 	s.r.loadMu.Unlock()
 	if err := s.r.LoadListed(ctx); err != nil {
 		return err
@@ -633,7 +635,7 @@ func (r *Repo) reportInvalid(ctx context.Context, name string) {
 func (s *Session) end(committed bool) {
 	s.ended = true
 	s.r.loadMu.Lock()
-	s.r.leave = nil
+	s.r.alone = crypt.SessionID{}
 	s.r.loadMu.Unlock()
 	s.cancel(context.Canceled)
 	s.flush.Wait()

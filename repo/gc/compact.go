@@ -30,8 +30,8 @@ type merger struct {
 	new []crypt.ID
 
 	segment  *index.Segment
-	packs    map[index.PackID]bool // that the new segments name
-	sessions map[string]uint16     // of segment
+	packs    map[index.PackID]crypt.ID // that the new segments name, and the hash of what they say of it
+	sessions map[string]uint16         // of segment
 }
 
 // compact writes segments in place of those that name packs which are gone, and of small ones. The last of the new ones says so, and counts only where the
@@ -81,7 +81,7 @@ func (p *pruner) compact(ctx context.Context, s *repo.Session) error {
 	if len(stale) == 0 {
 		return nil
 	}
-	m := &merger{p: p, s: s, packs: make(map[index.PackID]bool)}
+	m := &merger{p: p, s: s, packs: make(map[index.PackID]crypt.ID)}
 	for _, i := range stale[:min(len(stale), index.MaxNames)] {
 		seg, err := p.segment(ctx, i.Name)
 		if err != nil {
@@ -120,22 +120,32 @@ func (p *pruner) segment(ctx context.Context, name string) (*index.Segment, erro
 	return seg, err
 }
 
-// add takes over what a segment says of packs that are not gone.
+// add takes over what a segment says of packs that are not gone. One that says something else of a pack than another did stays beside the new ones, with
+// all that is in it: a host may say of another's pack what is not so, and must not take the place of what its owner says.
 func (m *merger) add(ctx context.Context, name string, old *index.Segment, gone map[index.PackID]bool) error {
 	id, err := crypt.ParseID(strings.TrimPrefix(name, "index/"))
 	if err != nil {
 		return stored.Damaged("reading", name, err)
 	}
-	m.old = append(m.old, id)
 	entries := make([][]index.Entry, len(old.Packs))
 	for _, e := range old.Entries {
 		entries[e.Pack] = append(entries[e.Pack], e)
 	}
+	said := make([]crypt.ID, len(old.Packs))
 	for n, k := range old.Packs {
-		if gone[k.PackID] || m.packs[k.PackID] {
+		if said[n], err = saidOf(k, old.Sessions[k.Session], entries[n]); err != nil {
+			return err
+		}
+		if have, named := m.packs[k.PackID]; named && have != said[n] && !gone[k.PackID] {
+			return nil
+		}
+	}
+	m.old = append(m.old, id)
+	for n, k := range old.Packs {
+		if _, named := m.packs[k.PackID]; named || gone[k.PackID] {
 			continue
 		}
-		m.packs[k.PackID] = true
+		m.packs[k.PackID] = said[n]
 		if m.segment != nil && (len(m.segment.Entries)+len(entries[n]) > largeSegment || len(m.segment.Packs) >= index.MaxPacks || len(m.sessions) >= index.MaxSessions) {
 			if err := m.put(ctx); err != nil {
 				return err
@@ -159,6 +169,17 @@ func (m *merger) add(ctx context.Context, name string, old *index.Segment, gone 
 		m.segment.Packs = append(m.segment.Packs, k)
 	}
 	return nil
+}
+
+// saidOf hashes what a segment says of a pack: that of one with nothing else in it.
+func saidOf(k index.Pack, session []byte, entries []index.Entry) (crypt.ID, error) {
+	k.Session = 0
+	one := index.Segment{Sessions: [][]byte{session}, Packs: []index.Pack{k}, Entries: slices.Clone(entries)}
+	for i := range one.Entries {
+		one.Entries[i].Pack = 0
+	}
+	b, err := one.Marshal()
+	return crypt.Sum(b), err
 }
 
 // put stores the segment at hand.

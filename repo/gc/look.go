@@ -205,19 +205,42 @@ func (p *pruner) walkAll(ctx context.Context) error {
 	return nil
 }
 
-// spare returns the packs of a set that can go: it takes off each one that holds a needed blob with no copy outside of every set.
+// spare returns the packs of a set that can go: it takes off each one that holds a needed blob with no copy outside of every set. A copy that
+// no prune made is opened: a host may claim a blob that it never stored, at any moment since the set was made.
 func (p *pruner) spare(ctx context.Context, v *sight, packs []format.PackRef) ([]format.PackRef, error) {
 	going := make(map[index.PackID]bool, len(packs))
 	for _, ref := range packs {
 		going[index.PackID{Name: ref.Name, Incarnation: ref.Incarnation}] = true
 	}
-	err := p.eachNeeded(ctx, v, func(id crypt.ID, places []index.Place) error {
-		touched := false
-		for _, at := range places {
-			if v.good(at.Pack) && !going[at.Pack.PackID] {
+	d, err := p.r.NewReader()
+	if err != nil {
+		return nil, err
+	}
+	byPrune := make(map[uint32]bool) // by the numbers of sessions
+	err = p.eachNeeded(ctx, v, func(id crypt.ID, places []index.Place) error {
+		touched := slices.ContainsFunc(places, func(at index.Place) bool { return going[at.Pack.PackID] })
+		for i := range places {
+			at := &places[i]
+			if !v.good(at.Pack) || going[at.Pack.PackID] {
+				continue
+			}
+			ok := !touched
+			if !ok {
+				var known bool
+				if ok, known = byPrune[at.Pack.Session]; !known {
+					ok = p.byPrune(v, at.Pack)
+					byPrune[at.Pack.Session] = ok
+				}
+			}
+			if !ok {
+				var err error
+				if ok, err = p.opens(ctx, d, id, at); err != nil {
+					return err
+				}
+			}
+			if ok {
 				return nil
 			}
-			touched = touched || going[at.Pack.PackID]
 		}
 		for _, at := range places {
 			delete(going, at.Pack.PackID)
@@ -231,6 +254,16 @@ func (p *pruner) spare(ctx context.Context, v *sight, packs []format.PackRef) ([
 		return !going[index.PackID{Name: ref.Name, Incarnation: ref.Incarnation}]
 	})
 	return out, err
+}
+
+// byPrune reports whether a prune made a pack: it opened and hashed whatever it put there.
+func (p *pruner) byPrune(v *sight, pack *index.PackInfo) bool {
+	record, err := v.x.Session(pack.Session)
+	if err != nil {
+		return false
+	}
+	rec, err := crypt.ParseSessionRecord(record)
+	return err == nil && p.r.Trust().Roles(rec.Host)&crypt.RolePrune != 0 && !p.r.Trust().Revoked(rec.Host)
 }
 
 // lost is called for a needed blob of which no good copy is listed. A listing that lacks a pack is not believed until the pack was asked for; a copy in

@@ -258,9 +258,11 @@ func (p *pruner) copyAlive(ctx context.Context, s *repo.Session, u *packUse) err
 		return err
 	}
 	slices.SortFunc(u.blobs, func(a, b index.Located) int { return cmp.Compare(a.Offset, b.Offset) })
-	first, last := u.blobs[0], u.blobs[len(u.blobs)-1]
-	from := int64(first.Offset)
-	span, err := p.r.ReadPack(ctx, u.info, from, int64(last.Offset)+int64(last.Length)-from)
+	from, to := int64(u.blobs[0].Offset), int64(0)
+	for _, b := range u.blobs { // where a host lies they may overlap
+		to = max(to, int64(b.Offset)+int64(b.Length))
+	}
+	span, err := p.r.ReadPack(ctx, u.info, from, to-from)
 	if err := cutShort(ctx, err); err != nil {
 		return err
 	}

@@ -12,9 +12,9 @@ import (
 
 	"packhold/crypt"
 	"packhold/crypt/canon"
-	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/format"
+	"packhold/repo/keyring"
 	"packhold/repo/stored"
 )
 
@@ -186,10 +186,8 @@ func (p *pruner) condemn(ctx context.Context, plan *plan) (*[16]byte, error) {
 	if len(plan.drop) == 0 {
 		return nil, nil
 	}
-	leave := make(map[index.PackID]index.Exclusion, len(plan.drop))
 	var refs []format.PackRef
 	for id, u := range plan.drop {
-		leave[id] = index.NoDedup
 		refs = append(refs, format.PackRef{Name: id.Name, Tree: u.info.Tree(), Incarnation: id.Incarnation})
 	}
 	slices.SortFunc(refs, format.PackRef.Compare)
@@ -204,7 +202,7 @@ func (p *pruner) condemn(ctx context.Context, plan *plan) (*[16]byte, error) {
 		classes = []string{""}
 	}
 	for i, class := range classes {
-		err := p.session(ctx, repo.SessionOptions{Purpose: "prune", Leave: leave, Retention: class}, func(ctx context.Context, s *repo.Session) error {
+		err := p.session(ctx, repo.SessionOptions{Purpose: "prune", Alone: true, Retention: class}, func(ctx context.Context, s *repo.Session) error {
 			if err := p.repack(ctx, s, plan, class); err != nil || i < len(classes)-1 {
 				return err
 			}
@@ -371,5 +369,8 @@ func (p *pruner) remove(ctx context.Context, ref format.PackRef, v *sight) error
 	return nil
 }
 
-// isDamage reports that bytes are not what they should be: the storage itself did what it was asked.
-func isDamage(err error) bool { return errors.Is(err, repo.ErrDamaged) || stored.Unreadable(err) }
+// isDamage reports that bytes are not what they should be: the storage itself did what it was asked. What is said to be under a read key that nobody
+// has is as good as damaged, or who says it of any blob would end all prunes.
+func isDamage(err error) bool {
+	return errors.Is(err, repo.ErrDamaged) || stored.Unreadable(err) || errors.Is(err, keyring.ErrNoKey)
+}
