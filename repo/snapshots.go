@@ -170,9 +170,7 @@ func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []
 				}
 			}
 			switch {
-			case stored.Missing(err): // removed between the listing and now
-				return nil
-			case stored.Isolated(err), stored.Unreadable(err):
+			case stored.Isolated(err), stored.Unreadable(err), stored.Missing(err): // nobody removes what is listed here
 				r.problem(info.Name, err)
 				unread.Add(1)
 				return nil

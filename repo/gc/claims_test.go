@@ -2,9 +2,19 @@ package gc_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"math"
+	"packhold/backends/fault"
+	"packhold/backends/mem"
+	"packhold/repo/format"
+	"packhold/repo/repotest"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"packhold/backends"
 	"packhold/crypt"
@@ -282,5 +292,129 @@ func TestRepackOverlaps(t *testing.T) {
 		w.store = base.store.Clone()
 		w.prune(gc.PruneOptions{MaxRepack: -1})
 		w.readable()
+	}
+}
+
+// TestManyProblems: that more objects are damaged than are told hides no snapshot that cannot be read.
+func TestManyProblems(t *testing.T) {
+	w := newWorld(t)
+	a := w.backup(w.host(), some(1), backup.Options{})
+	junk := []byte("junk")
+	for i := range 10_001 {
+		if err := w.store.Put(t.Context(), "verified/"+crypt.Sum([]byte(fmt.Sprint(i))).String(), junk, backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.store.Put(t.Context(), a.Name, junk, backends.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	before := w.packs()
+	if _, err := gc.Prune(t.Context(), w.holder(w.store), gc.PruneOptions{}); !errors.Is(err, gc.ErrUnsafe) {
+		t.Error(err)
+	}
+	if !slices.Equal(before, w.packs()) {
+		t.Error("packs were removed")
+	}
+}
+
+// TestUnknownLease: a lease that nobody can read, or that somebody took away, delays a prune by an hour, and not for ever.
+func TestUnknownLease(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		w := newWorld(t)
+		now := time.Now()
+		w.store = mem.New(func() time.Time { return now })
+		c, err := repotest.Copy(t.Context(), w.store, repotest.Options{Parity: 2, PackSize: format.MinPackSize})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cred = c
+		w.boss = w.open(w.store, repo.Access{Credential: c, Passphrase: []byte(repotest.Passphrase)})
+		w.forget(w.backup(w.host(), some(1), backup.Options{}))
+		lease := format.LeaseName(crypt.SessionID{1, 2, 3}, 0)
+		if err := w.store.Put(t.Context(), lease, []byte("junk"), backends.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if res := w.prune(gc.PruneOptions{}); res.Waiting != 1 || res.Removed != 0 {
+			t.Errorf("%+v", res)
+		}
+		if gone {
+			if err := w.store.Delete(t.Context(), lease); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now = now.Add(2 * time.Hour)
+		if res := w.prune(gc.PruneOptions{}); res.Fenced != 1 || res.Removed == 0 {
+			t.Errorf("%+v", res)
+		}
+		if _, err := w.host().Snapshots(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if res := w.prune(gc.PruneOptions{}); res.Waiting != 0 {
+			t.Errorf("%+v", res)
+		}
+	}
+}
+
+// TestHoldAfterTheEndOfTime: whoever took holds back in the last second there is cannot keep others from holding.
+func TestHoldAfterTheEndOfTime(t *testing.T) {
+	w := newWorld(t)
+	a := w.backup(w.host(), some(1), backup.Options{})
+	operator := w.role("operator", crypt.RoleOperator)
+	w.signed(operator, crypt.TypeMark, "marks/", format.Mark{Kind: format.MarkHold, Session: a.Session, Remove: true, Time: math.MaxInt64})
+	r := w.again(w.boss)
+	err := gc.AddHold(t.Context(), r, a, time.Time{}, "")
+	m, rerr := gc.ReadMarks(t.Context(), r)
+	if rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil && len(m.Held(r, a)) == 0 {
+		t.Error("the hold was told to be good, and keeps nothing")
+	}
+}
+
+// TestForgottenReadTwice: what takes a snapshot out of the list is read twice, by who wants to know what is listed and by who wants to know what of the
+// forgotten is held. If it can be read only the first time, a held snapshot must not fall between.
+func TestForgottenReadTwice(t *testing.T) {
+	w := newWorld(t)
+	a := w.backup(w.host(), some(1), backup.Options{})
+	w.forget(a)
+	w.signed(w.holder(w.store), crypt.TypeMark, "marks/", format.Mark{Kind: format.MarkHold, Session: a.Session, Time: time.Now().Unix()})
+	st := fault.New(w.store)
+	n := 0
+	st.SetHook(func(op fault.Op, name string) error {
+		if op == fault.Get && strings.HasPrefix(name, "forgotten/") {
+			if n++; n > 1 {
+				return syscall.EIO
+			}
+		}
+		return nil
+	})
+	before := w.packs()
+	if _, err := gc.Prune(t.Context(), w.holder(st), gc.PruneOptions{}); !errors.Is(err, gc.ErrUnsafe) || !slices.Equal(before, w.packs()) {
+		t.Errorf("a held snapshot was pruned: %v", err)
+	}
+}
+
+// TestListedAndGone: nobody removes a snapshot or a mark, so one that is listed and then is not there is a fault, and may be needed.
+func TestListedAndGone(t *testing.T) {
+	for _, prefix := range []string{"snapshots/", "marks/"} {
+		w := newWorld(t)
+		a := w.backup(w.host(), some(1), backup.Options{})
+		if prefix == "marks/" {
+			w.forget(a)
+			w.signed(w.holder(w.store), crypt.TypeMark, "marks/", format.Mark{Kind: format.MarkHold, Session: a.Session, Time: time.Now().Unix()})
+		}
+		st := fault.New(w.store)
+		st.SetHook(func(op fault.Op, name string) error {
+			if op == fault.Get && strings.HasPrefix(name, prefix) {
+				return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+			}
+			return nil
+		})
+		before := w.packs()
+		_, err := gc.Prune(t.Context(), w.holder(st), gc.PruneOptions{})
+		if !errors.Is(err, gc.ErrUnsafe) && !errors.Is(err, gc.ErrUnsure) || !slices.Equal(before, w.packs()) {
+			t.Errorf("%s: it was pruned: %v", prefix, err)
+		}
 	}
 }

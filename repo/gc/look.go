@@ -136,6 +136,9 @@ func (p *pruner) look(ctx context.Context, but [16]byte) (*sight, error) {
 		if errors.Is(problem.Err, repo.ErrNotKept) {
 			continue // whom to believe was asked and has answered; else whoever stole a credential could end all prunes with it
 		}
+		if problem.Object == "(more)" { // than are told: any of these may be a snapshot
+			return nil, unsafe("too much is damaged", problem.Err)
+		}
 		if slices.ContainsFunc(vital, func(prefix string) bool { return strings.HasPrefix(problem.Object, prefix) }) {
 			return nil, unsafe(problem.Object, problem.Err)
 		}
@@ -176,9 +179,18 @@ func (p *pruner) walkAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	forgotten, err := ReadForgotten(ctx, p.r)
+	known, err := p.r.Forgotten(ctx) // those that the snapshots lack, at least
 	if err != nil {
 		return err
+	}
+	forgotten, all, err := readForgotten(ctx, p.r)
+	if err != nil {
+		return err
+	}
+	for id := range known { // what fell between the two would not be looked at, and may be held
+		if all[id] == nil {
+			return unsafe("forgotten/", stored.Damaged("reading", "forgotten/", fmt.Errorf("the entry about snapshot %v was read, and cannot be read again", id)))
+		}
 	}
 	marks, err := ReadMarks(ctx, p.r) // after what is forgotten: a hold is told to be good only where the snapshot was not
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -77,12 +78,10 @@ func readMarks(ctx context.Context, r *repo.Repo) (*Marks, error) {
 			v, signer, err = r.MarkObject(i.Name, object)
 		}
 		switch {
-		case stored.Missing(err):
-			return nil
 		case errors.Is(err, repo.ErrTampered):
 			m.Problems = append(m.Problems, repo.Problem{Object: i.Name, Err: err})
 			return nil
-		case stored.Isolated(err), stored.Unreadable(err):
+		case stored.Isolated(err), stored.Unreadable(err), stored.Missing(err): // nobody removes one
 			return fmt.Errorf("%w: %w", ErrUnsure, err)
 		case err != nil:
 			return err
@@ -217,7 +216,9 @@ func putMark(ctx context.Context, r *repo.Repo, v format.Mark) error {
 	v.Time = r.Now().Unix()
 	for _, old := range m.said[v.Session] {
 		switch {
-		case old.Kind != v.Kind:
+		case old.Kind != v.Kind || r.Trust().Revoked(old.Signer):
+		case !v.Remove && old.Remove && old.Time == math.MaxInt64: // nothing is later, so v would not count
+			return stored.Tampered("reading", old.Name, errors.New("it takes back whatever there will be"))
 		case v.Remove && !old.Remove:
 			v.Time = max(v.Time, old.Time)
 		case !v.Remove && old.Remove:

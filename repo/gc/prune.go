@@ -339,6 +339,9 @@ func (p *pruner) settle(ctx context.Context, t *set, own crypt.SessionID) (waiti
 			waiting++
 			continue
 		}
+		if !l.Known { // a void names a host, and nobody knows whose session it is
+			l.Host = crypt.HostID(session)
+		}
 		if err := p.r.Fence(ctx, l); err != nil {
 			return 0, err
 		}

@@ -73,7 +73,7 @@ func readSets(ctx context.Context, r *repo.Repo) ([]*set, error) {
 			part, err = r.SetObject(i.Name, suffix, object)
 		}
 		switch {
-		case stored.Missing(err): // its final is there, or the next look finds it
+		case stored.Missing(err) && suffix != "final": // its final is there, or the next look finds it
 			return nil
 		case stored.Isolated(err):
 			t.bad = true

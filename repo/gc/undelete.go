@@ -31,11 +31,15 @@ type Forgotten struct {
 // ReadForgotten returns the forgotten snapshots in the order of their numbers. Those whose record cannot be checked, such as of a host that was revoked
 // since, are left out.
 func ReadForgotten(ctx context.Context, r *repo.Repo) ([]*Forgotten, error) {
-	all, err := forgottenOf(ctx, r)
-	if err != nil {
-		return nil, fmt.Errorf("reading what was forgotten: %w", err)
+	list, _, err := readForgotten(ctx, r)
+	return list, err
+}
+
+// readForgotten also returns all entries that count.
+func readForgotten(ctx context.Context, r *repo.Repo) (list []*Forgotten, all map[crypt.SessionID]*format.Forgotten, err error) {
+	if all, err = forgottenOf(ctx, r); err != nil {
+		return nil, nil, fmt.Errorf("reading what was forgotten: %w", err)
 	}
-	var list []*Forgotten
 	for id, f := range all {
 		name := "snapshots/" + id.String()
 		rec, err := r.SnapshotObject(name, f.Record)
@@ -47,7 +51,7 @@ func ReadForgotten(ctx context.Context, r *repo.Repo) ([]*Forgotten, error) {
 	slices.SortFunc(list, func(a, b *Forgotten) int {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), bytes.Compare(a.Session[:], b.Session[:]))
 	})
-	return list, nil
+	return list, all, nil
 }
 
 // forgottenOf reads the entries that count, by session. Of several about one the first in the order of names is taken.
