@@ -55,57 +55,60 @@ func (h *heldPacks) place(name crypt.ID, size int64) (id index.PackID, there boo
 }
 
 // livePacks reads the index until no segment vanished meanwhile, so that what a concurrent prune moved from one segment to another is not
-// missed, and yields every pack that it names and no final does, each name once. Packs that readers found lost are left out, and counted in lost.
-func livePacks(ctx context.Context, r *repo.Repo) (live map[crypt.ID]*index.PackInfo, left int, err error) {
+// missed, and yields every pack that it names and no final does, each name once. Those that readers found lost are apart, in gone.
+func livePacks(ctx context.Context, r *repo.Repo) (live, gone map[crypt.ID]*index.PackInfo, err error) {
 	for try := 0; ; try++ {
 		before, _, err := stored.List(ctx, r.Storage(), "index/")
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		if err := r.LoadIndex(ctx); err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		after, _, err := stored.List(ctx, r.Storage(), "index/")
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		there := make(map[string]bool, len(after))
 		for _, i := range after {
 			there[i.Name] = true
 		}
-		gone := ""
+		vanished := ""
 		for _, i := range before {
 			if !there[i.Name] {
-				gone = i.Name
+				vanished = i.Name
 			}
 		}
-		if gone == "" {
+		if vanished == "" {
 			break
 		}
 		if try == segmentTries {
-			return nil, 0, stored.Failed("reading", gone, errors.New("index segments go faster than they are read"))
+			return nil, nil, stored.Failed("reading", vanished, errors.New("index segments go faster than they are read"))
 		}
 	}
 	dead, _ := r.Dead()
 	lost, err := lostPacks(ctx, r)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	live = make(map[crypt.ID]*index.PackInfo)
+	live, gone = make(map[crypt.ID]*index.PackInfo), make(map[crypt.ID]*index.PackInfo)
 	for p, err := range r.Index().Packs() {
 		switch {
 		case err != nil:
-			return nil, 0, err
+			return nil, nil, err
 		case dead[p.PackID]&index.Final != 0:
 		case lost[p.PackID]:
-			left++
+			gone[p.Name] = p
 		default:
 			if have := live[p.Name]; have == nil || dead[have.PackID] != 0 { // one that nothing condemned stays longer
 				live[p.Name] = p
 			}
 		}
 	}
-	return live, left, nil
+	for name := range live {
+		delete(gone, name)
+	}
+	return live, gone, nil
 }
 
 // lostPacks are those that readers found lost.

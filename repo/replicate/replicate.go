@@ -304,7 +304,7 @@ func (r *run) problem(name string, err error) {
 type view struct {
 	snapshots []*repo.Snapshot
 	live      map[crypt.ID]*index.PackInfo
-	lost      int
+	lost      map[crypt.ID]*index.PackInfo // that readers found lost
 }
 
 // look reads the source: snapshots, then finals and index, and then once more what is forgotten, because of a snapshot that was forgotten and swept in
@@ -359,7 +359,7 @@ func (r *run) plan(ctx context.Context) error {
 	if r.res.Snapshots, err = r.lacking(ctx, v); err != nil {
 		return err
 	}
-	r.res.KnownLost = v.lost
+	r.res.KnownLost = len(v.lost)
 	held := make(map[crypt.ID]*index.PackInfo)
 	if r.dst != nil {
 		if held, _, err = livePacks(ctx, r.dst); err != nil {
@@ -381,7 +381,7 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r.res.KnownLost, r.res.Lost = v.lost, nil
+	r.res.KnownLost, r.res.Lost = len(v.lost), nil
 	todo, err := r.lacking(ctx, v)
 	if err != nil {
 		return false, err
@@ -419,6 +419,9 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 		if err != nil {
 			return err
 		}
+		if err := r.recover(ctx, v); err != nil {
+			return err
+		}
 		return r.copyPacks(ctx, s, held, v)
 	})
 	if err != nil || r.again {
@@ -451,6 +454,24 @@ func (r *run) session(ctx context.Context, v *view, todo []*repo.Snapshot) (agai
 	}
 	r.res.Snapshots = append(r.res.Snapshots, todo...)
 	return false, nil
+}
+
+// recover has those packs copied that were found lost and can be read all the same: what was away may be back, and what was damaged may be mended. A
+// snapshot is copied once, so what it lacks in the replica then it would lack for ever.
+func (r *run) recover(ctx context.Context, v *view) error {
+	for id, p := range v.lost {
+		file, _, err := r.fetch(ctx, format.PackName(p.Name, p.Kind == crypt.TypeTreePack, p.Incarnation), p)
+		switch {
+		case err == nil:
+			backends.Release(file)
+			v.live[id] = p
+			delete(v.lost, id)
+		case !stored.Missing(err) && !stored.Isolated(err) && !stored.Unreadable(err):
+			return err
+		}
+	}
+	r.res.KnownLost = len(v.lost)
+	return nil
 }
 
 // copyPacks copies the packs that are not held, small and tree packs and data packs alike.

@@ -383,6 +383,18 @@ func TestDamagedSource(t *testing.T) {
 	if err != nil || len(res.Snapshots) != 1 || res.KnownLost != 1 {
 		t.Errorf("%v %+v", err, res)
 	}
+	// It is back, as where a disk was not mounted when somebody looked: what was found then is no reason to leave it out of a copy.
+	damage(func([]byte) {})
+	to = mem.New(time.Now)
+	if res, err = h.run(h.store, to, nil); err != nil || res.KnownLost != 0 {
+		t.Errorf("%v %+v", err, res)
+	}
+	if !bytes.Equal(get(t, to, name), good) {
+		t.Error("the replica lacks the pack")
+	}
+	if got := whole(t, to); len(got) != 1 {
+		t.Errorf("%d snapshots", len(got))
+	}
 }
 
 // TestForeign: another repository, a part of one, and settings that went another way are refused, and nothing is stored.

@@ -58,7 +58,10 @@ func (r *run) export(ctx context.Context, full bool) (*format.Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.res.KnownLost, r.res.Lost = v.lost, nil
+		r.res.Lost = nil
+		if err := r.recover(ctx, v); err != nil {
+			return nil, err
+		}
 		set, err := r.exportPacks(ctx, v, base)
 		switch {
 		case err != nil:
