@@ -803,3 +803,49 @@ func TestNoSource(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestClaims: a segment that says of blobs what is not so, of another length or under a read key that nobody has, keeps nothing from being restored that
+// is elsewhere as well.
+func TestClaims(t *testing.T) {
+	src := varied(t)
+	before := scan(t, src)
+	for what, claim := range map[string]struct {
+		epoch uint32
+		more  uint32
+	}{"another length": {1, 1}, "an unknown read key": {77, 0}, "neither": {1, 0}} {
+		store, c := newRepo(t)
+		snap := take(t, store, c, src)
+		liar := open(t, store, repo.Access{Credential: c})
+		read, err := liar.Settings().ReadKeys[0].Public()
+		must(t, err)
+		read.Epoch = claim.epoch
+		for i, err := range store.List(t.Context(), "index/") {
+			must(t, err)
+			object, err := store.Get(t.Context(), i.Name, 0, -1)
+			must(t, err)
+			seg, err := liar.SegmentObject(i.Name, object)
+			must(t, err)
+			s, err := liar.Begin(t.Context(), repo.SessionOptions{})
+			must(t, err)
+			_, rec, err := crypt.NewSession(liar.Config().ID, liar.Keys().Identity, read)
+			must(t, err)
+			seg.Sessions = [][]byte{rec.Bytes()}
+			for n := range seg.Entries {
+				e := &seg.Entries[n]
+				e.Offset, e.Length, e.Raw = 48+uint32(n), max(28, e.Length/2), e.Raw+claim.more
+			}
+			_, err = s.PutSegment(t.Context(), seg)
+			must(t, err)
+			s.Close(t.Context())
+		}
+		for range 5 { // which place comes first is chance
+			dst := t.TempDir()
+			res, err := restore.Run(t.Context(), reader(t, store), snap, dst, restore.Options{})
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			clean(t, res)
+			same(t, scan(t, dst), before)
+		}
+	}
+}

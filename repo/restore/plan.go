@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/localfs"
@@ -533,13 +534,25 @@ func (p *planner) content(it *item) error {
 	return p.w.drop(p.ctx, it)
 }
 
+// locate finds the best place of a blob that has the length which the tree says: whoever claims a blob that it never stored may say any.
+func (p *planner) locate(id crypt.ID, raw uint32) (index.Place, error) {
+	at, err := p.e.repo.Locate(id)
+	if err != nil || at.Raw == raw {
+		return at, err
+	}
+	for _, other := range p.e.repo.Index().Places(id) {
+		if other.Raw == raw {
+			return other, nil
+		}
+	}
+	return at, fmt.Errorf("%w: blob %v has %d bytes, not the %d of its place", snapshot.ErrMalformed, id, raw, at.Raw)
+}
+
 // want plans one blob of a file.
 func (p *planner) want(it *item, x snapshot.Extent, at int64) error {
 	r := ref{id: x.ID, raw: uint32(x.Length), to: it, at: at}
-	place, err := p.e.repo.Locate(x.ID)
-	if err == nil && uint64(place.Raw) != x.Length {
-		err = fmt.Errorf("%w: blob %v has %d bytes, not the %d of its place", snapshot.ErrMalformed, x.ID, place.Raw, x.Length)
-	} else if err != nil && errors.Is(err, repo.ErrDamaged) && !p.e.o.DryRun && p.e.later(r) {
+	place, err := p.locate(x.ID, r.raw)
+	if err != nil && errors.Is(err, repo.ErrDamaged) && !p.e.o.DryRun && p.e.later(r) {
 		return nil
 	}
 	if err != nil {
@@ -710,10 +723,7 @@ func (p *planner) settleAll() error {
 func (p *planner) second(refs []ref) error {
 	for _, r := range refs {
 		r.again = true
-		at, err := p.e.repo.Locate(r.id)
-		if err == nil && at.Raw != r.raw {
-			err = fmt.Errorf("%w: blob %v has %d bytes, not the %d of its place", snapshot.ErrMalformed, r.id, at.Raw, r.raw)
-		}
+		at, err := p.locate(r.id, r.raw)
 		if err == nil {
 			err = p.place(r, at)
 		} else if fetch.Damage(err) {

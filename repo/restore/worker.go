@@ -13,6 +13,7 @@ import (
 	"packhold/crypt"
 	"packhold/index"
 	"packhold/repo"
+	"packhold/repo/keyring"
 	"packhold/repo/localfs"
 	"packhold/repo/restore/fetch"
 	"packhold/repo/snapshot"
@@ -217,7 +218,7 @@ func (w *worker) blob(ctx context.Context, j job, refs []ref, sealed []byte, gon
 		plain, err = w.reader.Open(refs[0].id, at, sealed[from:from+int64(at.Length)])
 	}
 	if err != nil {
-		if !fetch.Damage(err) {
+		if !fetch.Damage(err) && !errors.Is(err, keyring.ErrNoKey) { // whose key nobody has may be elsewhere under another
 			return err
 		}
 		first := err
