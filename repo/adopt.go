@@ -119,8 +119,7 @@ func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt
 			l, err = r.control().Lease(i.Name, object)
 		}
 		switch {
-		case stored.Missing(err):
-			return nil
+		case stored.Missing(err): // its session has ended, as its snapshot will show; else the storage is at fault
 		case stored.Isolated(err), stored.Unreadable(err):
 			r.problem(i.Name, err)
 		case err != nil:
