@@ -100,6 +100,17 @@ func (l *Log) Tag() string {
 	return l.at.head.tag()
 }
 
+// Last returns the newest entry with its private texts closed. false: this process holds no entry.
+func (l *Log) Last() (Record, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.at.lines) == 0 {
+		return Record{}, false
+	}
+	r, err := ParseRecord(l.at.lines[len(l.at.lines)-1])
+	return r, err == nil
+}
+
 // Problems returns what was wrong with the log so far and did not stop it: a damaged tile, a squatted name, a state file that cannot be
 // written. In most cases a new log was started.
 func (l *Log) Problems() []repo.Problem {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/cmd/packhold/internal/cli/catalogs"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/keeping"
@@ -34,6 +35,7 @@ func (a *app) commands() []*cli.Command {
 		keeping.Holds(a.Run),
 		pruning.Command(a.Run),
 		a.verifyCommand(),
+		catalogs.Command(a.Run),
 		a.statsCommand(),
 		a.keyCommand(),
 		a.hostCommand(),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/cmd/packhold/internal/cli/catalogs"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/progress"
@@ -121,6 +122,7 @@ func (a *app) backup(ctx context.Context, v run.Values, args []string) error {
 		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
 		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the snapshot is there, whoever wants to stop now
 		unlogged = r.Note(noted, e)
+		catalogs.Committed(noted, a.Run, r, res.Snapshot)
 		cancel()
 	}
 	return errors.Join(a.backupSummary(o, res, took), unlogged)

@@ -348,6 +348,11 @@ func (r *Repository) auditState(ctx context.Context, o *audit.Options) (string, 
 	return path, WriteFile(path, b)
 }
 
+// CatalogPath is the file of this machine's catalog of the repository in this place: packs that are whole here may be damaged in a replica.
+func (r *Repository) CatalogPath() string {
+	return filepath.Join(r.StateDir, "catalog-"+r.placeTag()+".db")
+}
+
 // placeTag tells the place of the repository from others of the same repository.
 func (r *Repository) placeTag() string {
 	sum := crypt.Sum([]byte(r.a.Where))
