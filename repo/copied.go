@@ -70,8 +70,7 @@ func (r *Repo) ParsePack(name string, file []byte) (*pack.Trailer, *pack.Table, 
 	return r.tables().Parse(name, file)
 }
 
-// Dead returns the packs that the reading of the index found condemned, final or lost. With blind nobody knows: a final cannot be read and its set is
-// gone. The map must not be changed.
+// Dead returns the packs that the reading of the index found condemned, final or lost; with blind nobody knows. The map must not be changed.
 func (r *Repo) Dead() (packs map[index.PackID]index.Exclusion, blind bool) {
 	r.loadMu.Lock()
 	defer r.loadMu.Unlock()

@@ -29,8 +29,7 @@ func (r *Repo) OpenControl(t crypt.Type, name string, object []byte) (*crypt.Sig
 	return r.control().Open(t, name, object)
 }
 
-// SnapshotObject opens and checks the object of one session: its signature, and that the session is the signer's. A void
-// may also be the prune role's. Errors match ErrDamaged or ErrTampered.
+// SnapshotObject opens and checks the object of one session; a void may also be the prune role's. Errors match ErrDamaged or ErrTampered.
 func (r *Repo) SnapshotObject(name string, object []byte) (*snapshot.Record, error) {
 	return r.control().Snapshot(name, object)
 }

@@ -107,9 +107,7 @@ type Repo struct {
 	known    map[string]knownObject // by name: what was read and checked need not be read again
 }
 
-// What holds a secret prints as its kind alone, so that no message gives it away.
-
-// Format prints no secret.
+// Format prints no secret, so that no message gives it away.
 func (Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "[keys]") }
 
 // Format prints no secret.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -25,10 +26,11 @@ import (
 // Snapshot is a committed snapshot.
 type Snapshot struct {
 	snapshot.Record
-	Name   string    // of its object
-	Object crypt.ID  // SHA-256 of the stored object
-	Stored time.Time // by the storage's clock
-	Body   *snapshot.Body
+	Name    string    // of its object
+	Object  crypt.ID  // SHA-256 of the stored object
+	Stored  time.Time // by the storage's clock
+	Body    *snapshot.Body
+	Doubted bool // it was copied here, and who says that all of it is here was revoked
 }
 
 // ID is the name of the snapshot that people use: its session.
@@ -65,6 +67,7 @@ type knownObject struct {
 	size      int64
 	snap      *Snapshot // nil: neither a snapshot nor the record of one
 	copied    []crypt.ID
+	doubted   bool            // a revoked host said so
 	forgotten crypt.SessionID // of what an object of forgotten/ takes out
 	record    crypt.ID        // and its name under copied/
 }
@@ -85,13 +88,13 @@ func (r *Repo) snapshots(ctx context.Context, by *stored.Survey) (listed, gone [
 		return nil, nil, 0, err
 	}
 	var found []*Snapshot
-	copies := make(map[string]bool) // names under copied/ that count
+	copies := make(map[string]bool) // names under copied/ that count, and whether somebody says so who was not revoked
 	for _, k := range all {
 		if k.snap != nil {
 			found = append(found, k.snap)
 		}
 		for _, id := range k.copied {
-			copies["copied/"+id.String()] = true
+			copies["copied/"+id.String()] = copies["copied/"+id.String()] || !k.doubted
 		}
 	}
 	for _, object := range forgotten {
@@ -119,24 +122,29 @@ func (r *Repo) snapshots(ctx context.Context, by *stored.Survey) (listed, gone [
 	return listed, gone, unread, nil
 }
 
-// copiedSnapshots reads the records that sessions copied here. One that is gone was taken away by somebody.
+// copiedSnapshots reads the records that sessions copied here. One that is gone was taken away by somebody, or by a revoked host made up.
 func (r *Repo) copiedSnapshots(ctx context.Context, names map[string]bool) (found []*Snapshot, unread int, err error) {
 	infos, _, err := stored.List(ctx, r.storage, "copied/")
 	if err != nil {
 		return nil, 0, err
 	}
-	infos = slices.DeleteFunc(infos, func(i backends.Info) bool { return !names[i.Name] })
-	for _, i := range infos {
-		delete(names, i.Name)
-	}
-	for name := range names {
+	gone := maps.Clone(names)
+	maps.DeleteFunc(gone, func(_ string, sure bool) bool { return !sure })
+	infos = slices.DeleteFunc(infos, func(i backends.Info) bool {
+		_, named := names[i.Name]
+		delete(gone, i.Name)
+		return !named
+	})
+	for name := range gone {
 		r.problem(name, stored.Tampered("looking for", name, errors.New("it was copied here, is gone from the storage, and nobody forgot it")))
 		unread++
 	}
 	all, bad, err := r.readSnapshots(ctx, infos)
 	for _, k := range all {
 		if k.snap != nil {
-			found = append(found, k.snap)
+			s := *k.snap
+			s.Doubted = !names[s.Name]
+			found = append(found, &s)
 		}
 	}
 	return found, unread + bad, err
@@ -177,7 +185,7 @@ func (r *Repo) readSnapshots(ctx context.Context, infos []backends.Info) (all []
 			case err != nil:
 				return err
 			}
-			k := knownObject{size: info.Size, copied: rec.Copied}
+			k := knownObject{size: info.Size, copied: rec.Copied, doubted: r.trust.Revoked(rec.Host)}
 			if rec.Kind == snapshot.Snapshot {
 				k.snap = &Snapshot{Record: *rec, Name: info.Name, Object: crypt.Sum(object), Stored: info.ModTime}
 			}

@@ -73,8 +73,9 @@ func (o *Objects) Snapshot(name string, object []byte) (*snapshot.Record, error)
 		err = errors.New("a host ended the session of another")
 	case !byPrune && (crypt.HostID(rec.Host) != s.Signer || crypt.NewSessionID(s.Signer, rec.Nonce) != crypt.SessionID(rec.Session)):
 		err = errors.New("the session is not its signer's")
-	case rec.Kind != snapshot.Void && o.Trust.Revoked(s.Signer) && o.Kept[crypt.SessionID(rec.Session)] != crypt.Sum(object):
-		// A void takes nothing away that a commit had made, so a revoked host's voids stand: the name is taken in any case.
+	case rec.Kind == snapshot.Snapshot && o.Trust.Revoked(s.Signer) && o.Kept[crypt.SessionID(rec.Session)] != crypt.Sum(object):
+		// A void takes nothing away that a commit had made, so a revoked host's voids stand: the name is taken in any case. And a replicator's copies are
+		// of what other hosts signed: a place would lose them all on the day when its credential is stolen.
 		err = ErrNotKept
 	}
 	if err != nil {

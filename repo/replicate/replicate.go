@@ -331,7 +331,8 @@ func (r *run) look(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// lacking are the snapshots of v that the replica neither has nor forgot.
+// lacking are the snapshots of v that the replica neither has nor forgot. One that a replicator copied who was revoked is copied again, since it may not be
+// whole.
 func (r *run) lacking(ctx context.Context, v *view) ([]*repo.Snapshot, error) {
 	if r.dst == nil {
 		return v.snapshots, nil
@@ -345,7 +346,7 @@ func (r *run) lacking(ctx context.Context, v *view) ([]*repo.Snapshot, error) {
 		return nil, err
 	}
 	for _, s := range have {
-		there[s.ID()] = true
+		there[s.ID()] = there[s.ID()] || !s.Doubted
 	}
 	return slices.DeleteFunc(slices.Clone(v.snapshots), func(s *repo.Snapshot) bool { return there[s.ID()] }), nil
 }

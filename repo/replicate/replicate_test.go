@@ -729,3 +729,46 @@ func TestUntil(t *testing.T) {
 	}
 	whole(t, to)
 }
+
+// TestRevokedReplicator: that a replicator's credential was stolen takes no snapshot out of the copies that it made, which the revocation reaches with the next
+// replication: the records in them are their hosts'. Whoever replicates then makes sure that they are whole, because what the thief said may not be so.
+func TestRevokedReplicator(t *testing.T) {
+	h := newHome(t)
+	a := h.backup(h.store, 2<<20)
+	to := mem.New(time.Now)
+	h.replicate(h.store, to)
+	r := reader(t, h.store)
+	if _, err := admin.RevokeHost(t.Context(), r, h.copy.Identity.Host, nil); err != nil {
+		t.Fatal(err)
+	}
+	next, err := admin.EnrollHost(t.Context(), reader(t, h.store), "vault2", crypt.RolePrune)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Only keys and settings have come so far.
+	for _, prefix := range keyPrefixes {
+		for _, name := range names(t, h.store, prefix) {
+			if err := to.Put(t.Context(), name, get(t, h.store, name), backends.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if all, err := reader(t, to).Snapshots(t.Context()); err != nil || len(all) != 1 || all[0].ID() != a.ID() {
+		t.Fatalf("the copy has %d snapshots, %v", len(all), err)
+	}
+	pack := names(t, to, "packs/")[0]
+	if err := to.Delete(t.Context(), pack); err != nil {
+		t.Fatal(err)
+	}
+	h.copy = next
+	res, err := h.run(h.store, to, nil)
+	if err != nil || len(res.Snapshots) != 1 || res.Packs != 1 {
+		t.Errorf("%v, %+v", err, res)
+	}
+	if got := whole(t, to); len(got) != 1 {
+		t.Errorf("%d snapshots", len(got))
+	}
+	if res, err = h.run(h.store, to, nil); err != nil || len(res.Snapshots) != 0 {
+		t.Errorf("%v, %+v", err, res)
+	}
+}
