@@ -428,3 +428,37 @@ func TestListedAndGone(t *testing.T) {
 		}
 	}
 }
+
+// TestHoldOfRevoked: what somebody held stays held when he leaves, until another takes it back; what he took back since does not count.
+func TestHoldOfRevoked(t *testing.T) {
+	w := newWorld(t)
+	a := w.backup(w.host(), some(1), backup.Options{})
+	operator := w.role("operator", crypt.RoleOperator)
+	if err := gc.AddHold(t.Context(), operator, a, time.Time{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := w.again(w.boss)
+	r.Trust().Revoke(operator.Keys().Identity.Host)
+	if _, err := gc.Forget(t.Context(), r, []*repo.Snapshot{a}, ""); !errors.Is(err, gc.ErrHeld) {
+		t.Error(err)
+	}
+	w.signed(operator, crypt.TypeMark, "marks/", format.Mark{Kind: format.MarkHold, Session: a.Session, Remove: true, Time: math.MaxInt64})
+	if _, err := gc.Forget(t.Context(), r, []*repo.Snapshot{a}, ""); !errors.Is(err, gc.ErrHeld) {
+		t.Error(err)
+	}
+	if n, err := gc.RemoveHolds(t.Context(), r, a); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if err := gc.AddHold(t.Context(), r, a, time.Time{}, ""); err != nil {
+		t.Error(err)
+	}
+	if _, err := gc.Forget(t.Context(), r, []*repo.Snapshot{a}, ""); !errors.Is(err, gc.ErrHeld) {
+		t.Error(err)
+	}
+	if n, err := gc.RemoveHolds(t.Context(), r, a); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if n, err := gc.Forget(t.Context(), r, []*repo.Snapshot{a}, ""); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+}

@@ -111,7 +111,9 @@ func (m *Marks) Of(r *repo.Repo, id crypt.SessionID, host crypt.HostID, kind for
 	var back int64
 	counts := func(v *Mark) bool {
 		above := v.Signer == (crypt.HostID{}) || r.Trust().Roles(v.Signer)&(crypt.RoleOperator|crypt.RoleAdmin) != 0
-		return v.Kind == kind && (above || v.Signer == host) && !r.Trust().Revoked(v.Signer)
+		// What was held by who was revoked since stays held: the other mistake would lose it, and others can take the hold back.
+		believed := !r.Trust().Revoked(v.Signer) || kind == format.MarkHold && !v.Remove
+		return v.Kind == kind && (above || v.Signer == host) && believed
 	}
 	for _, v := range m.said[id] {
 		if v.Remove && counts(&v) {
@@ -216,7 +218,7 @@ func putMark(ctx context.Context, r *repo.Repo, v format.Mark) error {
 	v.Time = r.Now().Unix()
 	for _, old := range m.said[v.Session] {
 		switch {
-		case old.Kind != v.Kind || r.Trust().Revoked(old.Signer):
+		case old.Kind != v.Kind || old.Remove && r.Trust().Revoked(old.Signer):
 		case !v.Remove && old.Remove && old.Time == math.MaxInt64: // nothing is later, so v would not count
 			return stored.Tampered("reading", old.Name, errors.New("it takes back whatever there will be"))
 		case v.Remove && !old.Remove:
