@@ -105,13 +105,55 @@ func TestCatalogIsDisposable(t *testing.T) {
 	}
 }
 
+// A check that was interrupted is gone on with: what it had read is passed over, unless it was bad.
+func TestVerifyResume(t *testing.T) {
+	h := newHome(t)
+	for i := range 3 {
+		source := t.TempDir()
+		if err := writeRandom(filepath.Join(source, "file"), uint64(i), 50_000); err != nil {
+			t.Fatal(err)
+		}
+		h.must(t, "backup", "--source", source)
+	}
+	for _, kind := range []string{"checksums", "read-data"} {
+		h.must(t, "verify", "--"+kind)
+		// The catalog as a run leaves it that was killed: six packs, one of them not read since it began, one of them bad.
+		change(t, h, "INSERT INTO about SELECT 'unfinished "+kind+"', CAST(min(scrubbed) AS TEXT) FROM packs")
+		change(t, h, "UPDATE packs SET scrubbed = scrubbed - 1000000000000, opened = opened - 1000000000000 WHERE id IN (SELECT id FROM packs ORDER BY id LIMIT 1)")
+		change(t, h, "UPDATE packs SET good = 0 WHERE id IN (SELECT id FROM packs ORDER BY id DESC LIMIT 1)")
+		for _, want := range [][2]string{{"2", "4"}, {"6", "<nil>"}} { // the second run finds nothing unfinished
+			lines, err := parseLines(h.must(t, "verify", "--"+kind, "--resume", "--json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := lines[len(lines)-1]
+			if got := [2]string{fmt.Sprint(sum["packs_read"]), fmt.Sprint(sum["packs_read_earlier"])}; got != want {
+				t.Errorf("%s: read now and earlier %v, want %v", kind, got, want)
+			}
+		}
+	}
+}
+
+// change runs a statement on the catalog.
+func change(t *testing.T, h home, statement string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", catalogFile(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(statement)
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A whole database that tells something else than the repository is told apart from one that is behind.
 func TestCatalogThatLies(t *testing.T) {
 	h := newHome(t)
 	source := t.TempDir()
 	h.must(t, "backup", "--source", source)
 	h.must(t, "db-verify")
-	for _, change := range []struct {
+	for _, c := range []struct {
 		sql  string
 		code int
 	}{
@@ -122,19 +164,12 @@ func TestCatalogThatLies(t *testing.T) {
 		{"DROP TABLE snapshots", 20},
 		{"PRAGMA user_version = 77", 20},
 	} {
-		db, err := sql.Open("sqlite", catalogFile(t, h))
-		if err != nil {
-			t.Fatal(err)
+		change(t, h, c.sql)
+		if r := h.run(t, "db-verify"); r.code != c.code {
+			t.Errorf("%s: exit %d, not %d\n%s", c.sql, r.code, c.code, r.stderr)
 		}
-		_, err = db.Exec(change.sql)
-		if err = errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if r := h.run(t, "db-verify"); r.code != change.code {
-			t.Errorf("%s: exit %d, not %d\n%s", change.sql, r.code, change.code, r.stderr)
-		}
-		if r := h.run(t, "db-verify"); r.code != change.code { // looking changes nothing
-			t.Errorf("%s: a second look: exit %d, not %d\n%s", change.sql, r.code, change.code, r.stderr)
+		if r := h.run(t, "db-verify"); r.code != c.code { // looking changes nothing
+			t.Errorf("%s: a second look: exit %d, not %d\n%s", c.sql, r.code, c.code, r.stderr)
 		}
 		h.must(t, "db-verify", "--rebuild")
 		h.must(t, "db-verify")

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,11 +29,12 @@ import (
 
 // Problem is one thing that is not as it should be.
 type Problem struct {
-	Object   string // name in the storage
-	Off, N   int64  // range of bytes, where known
-	Err      error  // matches repo.ErrDamaged or repo.ErrTampered
-	Mendable bool   // parity, another copy or a rebuild makes it good; nothing is lost
-	Files    []File // what cannot be restored completely because of it
+	Object   string   // name in the storage
+	Off, N   int64    // range of bytes, where known
+	Err      error    // matches repo.ErrDamaged or repo.ErrTampered
+	Mendable bool     // parity, another copy or a rebuild makes it good; nothing is lost
+	Packs    []string // that hold, or held, a blob that cannot be read
+	Files    []File   // what cannot be restored completely because of it
 }
 
 // File is a file that has damaged content.
@@ -62,7 +64,14 @@ type Options struct {
 	ReadData bool    // open and hash every blob, and check every byte of every pack
 	Subset   float64 // share of the packs to read, 0 < Subset <= 1; 0 means all
 	Pick     uint64  // which share: packs are drawn by a hash of this and their name
-	Workers  int     // 0: one per processor
+	// Last says when packs were read before, as far as that is known. With Oldest the share is of those that were not read for longest; Since passes over those that
+	// were read since then, and so goes on with a run that was interrupted.
+	Last     map[string]time.Time
+	Oldest   bool
+	Since    time.Time
+	Checked  func(name string, size int64, good bool) // told of each pack that was read; called concurrently; may be nil
+	Only     []*repo.Snapshot                         // look at the trees of these alone, and read the packs that they need; nil: of all
+	Workers  int                                      // 0: one per processor
 	Progress Progress
 }
 
@@ -70,6 +79,7 @@ type Options struct {
 type Report struct {
 	Snapshots, Trees, Files, Blobs, Packs, Segments uint64
 	Read                                            uint64 // packs of which every byte was read
+	Earlier                                         uint64 // packs passed over for Options.Since
 	Whole                                           bool   // these are all packs that are there
 	Bytes                                           uint64 // of packs read
 	Orphans                                         int    // packs that no index names: of an unfinished session, the next backup adopts them
@@ -78,8 +88,9 @@ type Report struct {
 	Count                                           int // of problems; at most 10,000 are in the list, of each kind the first
 
 	// What is beyond mending: Note makes the next backup store it again.
-	Lost   []format.PackRef
-	Failed []format.FailedBlob
+	Lost     []format.PackRef
+	Failed   []format.FailedBlob
+	Verified []format.PackRef // of which every byte and every blob was found good
 
 	kinds uint8 // of problems seen
 }
@@ -98,6 +109,7 @@ type checker struct {
 
 	lostPacks map[format.PackRef]bool
 	failed    map[format.FailedBlob]format.PackRef // copies of blobs, and the packs they are in
+	wanted    map[string]bool                      // packs that Options.Only needs; nil: all
 
 	bytes, blobs atomic.Uint64
 }
@@ -152,6 +164,9 @@ func (o *Options) defaults() {
 	if o.Progress == nil {
 		o.Progress = silent{}
 	}
+	if o.Checked == nil {
+		o.Checked = func(string, int64, bool) {}
+	}
 }
 
 type silent struct{}
@@ -193,6 +208,14 @@ func (c *checker) run(ctx context.Context) error {
 	there, err := c.packs(ctx)
 	if err != nil {
 		return err
+	}
+	if c.o.Only != nil {
+		snaps = c.o.Only
+		if c.o.ReadData {
+			if err := c.want(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	if c.o.ReadData {
 		if err := c.readData(ctx, there); err != nil {
@@ -287,11 +310,24 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 // choose draws the subset: so many packs as the share says, rounded up, so that some are read wherever there are any.
 func (c *checker) choose(jobs []job) []job {
 	if c.o.Subset == 0 || c.o.Subset >= 1 {
-		c.rep.Whole = true
+		all := len(jobs)
+		if !c.o.Since.IsZero() {
+			jobs = slices.DeleteFunc(jobs, func(j job) bool { return !c.o.Last[j.name].Before(c.o.Since) })
+		}
+		c.rep.Earlier = uint64(all - len(jobs))
+		c.rep.Whole = c.rep.Earlier == 0 && c.wanted == nil
 		return jobs
 	}
 	draw := func(j job) crypt.ID { return crypt.Sum(append([]byte(fmt.Sprint(c.o.Pick, "/")), j.id[:]...)) }
-	slices.SortFunc(jobs, func(a, b job) int { x, y := draw(a), draw(b); return bytes.Compare(x[:], y[:]) })
+	slices.SortFunc(jobs, func(a, b job) int {
+		x, y := draw(a), draw(b)
+		if c.o.Oldest {
+			if n := c.o.Last[a.name].Compare(c.o.Last[b.name]); n != 0 {
+				return n
+			}
+		}
+		return bytes.Compare(x[:], y[:])
+	})
 	return jobs[:int(math.Ceil(c.o.Subset*float64(len(jobs))))]
 }
 

@@ -124,10 +124,36 @@ func (c *checker) sumLost() {
 			delete(c.failed, f)
 		}
 	}
+	slices.SortFunc(c.rep.Verified, format.PackRef.Compare)
 	c.rep.Lost = slices.SortedFunc(maps.Keys(c.lostPacks), format.PackRef.Compare)
 	c.rep.Failed = slices.SortedFunc(maps.Keys(c.failed), func(a, b format.FailedBlob) int {
 		return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), bytes.Compare(a.Pack[:], b.Pack[:]))
 	})
+}
+
+// maxNoted is how many packs one object names that were found good: they are 1 MB, and whoever reads the index reads all such objects.
+const maxNoted = 20_000
+
+// NoteVerified stores which packs rep says are good, for whoever asks later when they were read. repo.ErrNeedRead says that no reader's key is here.
+func NoteVerified(ctx context.Context, r *repo.Repo, rep *Report) error {
+	reader := r.Keys().Reader
+	if reader == nil {
+		return fmt.Errorf("noting what was verified: %w", repo.ErrNeedRead)
+	}
+	for packs := range slices.Chunk(rep.Verified, maxNoted) {
+		if err := store(ctx, r, &format.Verified{Host: reader.Host, Time: r.Now().Unix(), Packs: packs}); err != nil {
+			return fmt.Errorf("noting what was verified: %w", err)
+		}
+	}
+	return nil
+}
+
+func store(ctx context.Context, r *repo.Repo, v *format.Verified) error {
+	name, object, err := r.SealAs(r.Keys().Reader, crypt.TypeVerified, "verified/", canon.Marshal(v))
+	if err != nil {
+		return err
+	}
+	return stored.Put(ctx, r.Storage(), name, object, backends.PutOptions{})
 }
 
 // Note stores what rep says is lost, as far as nobody said so before: from then on it counts as absent, and the next backup stores it
@@ -163,9 +189,5 @@ func note(ctx context.Context, r *repo.Repo, rep *Report) error {
 	if len(v.Lost)+len(v.Failed) == 0 {
 		return nil
 	}
-	name, object, err := r.SealAs(reader, crypt.TypeVerified, "verified/", canon.Marshal(v))
-	if err != nil {
-		return err
-	}
-	return stored.Put(ctx, r.Storage(), name, object, backends.PutOptions{})
+	return store(ctx, r, &v)
 }

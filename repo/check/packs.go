@@ -95,23 +95,20 @@ func (p *packReader) fetch(off, want int64) error {
 	return nil
 }
 
-// scrub checks every byte of a pack against its name.
-func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byte) error) error {
+// scrub checks every byte of a pack against its name, and tells whether all are good.
+func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byte) error) (good bool, err error) {
 	r := &packReader{ctx: ctx, c: c, name: j.name, size: j.size, view: view}
 	rep, err := pack.Scrub(r, j.size, j.id, nil)
 	backends.Release(r.buf)
 	if r.err != nil && !errors.Is(r.err, io.EOF) {
 		if errors.Is(r.err, fs.ErrNotExist) || errors.Is(r.err, io.ErrUnexpectedEOF) {
 			c.problem(Problem{Object: j.name, Err: fmt.Errorf("%w: %w", repo.ErrDamaged, r.err)})
-			return nil
+			return false, nil
 		}
-		return stored.Failed("reading pack", j.name, r.err)
+		return false, stored.Failed("reading pack", j.name, r.err)
 	}
-	if err != nil {
-		return err
-	}
-	if rep.OK() {
-		return nil
+	if err != nil || rep.OK() {
+		return err == nil, err
 	}
 	p := Problem{Object: j.name, Mendable: rep.Mendable()}
 	switch {
@@ -126,7 +123,7 @@ func (c *checker) scrub(ctx context.Context, j job, view func(off int64, b []byt
 		p.Err = fmt.Errorf("%w: one of two trailers is bad", repo.ErrDamaged)
 	}
 	c.problem(p)
-	return nil
+	return false, nil
 }
 
 // Scrub checks every pack in s against its name, and every object that is named by its own hash. It needs no key.
@@ -167,9 +164,11 @@ func (c *checker) scrubAll(ctx context.Context) error {
 	}
 	return c.each(ctx, jobs, func(ctx context.Context, next func() (job, bool)) error {
 		for j, ok := next(); ok; j, ok = next() {
-			if err := c.scrub(ctx, j, nil); err != nil {
+			good, err := c.scrub(ctx, j, nil)
+			if err != nil {
 				return err
 			}
+			c.o.Checked(j.name, j.size, good)
 		}
 		return nil
 	})
@@ -247,7 +246,7 @@ func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 		}
 		name := format.PackName(p.Name, p.Tree(), p.Incarnation)
 		size, ok := there[name]
-		if seen[name] || !ok || p.Excluded()&index.Final != 0 {
+		if seen[name] || !ok || p.Excluded()&index.Final != 0 || c.wanted != nil && !c.wanted[name] {
 			continue
 		}
 		seen[name] = true
@@ -262,28 +261,37 @@ func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 			return err
 		}
 		for j, ok := next(); ok; j, ok = next() {
-			if err := c.pack(ctx, d, j); err != nil {
+			good, err := c.pack(ctx, d, j)
+			if err != nil {
 				return err
+			}
+			c.o.Checked(j.name, j.size, good)
+			if good {
+				c.mu.Lock()
+				c.rep.Verified = append(c.rep.Verified, refOf(j.info))
+				c.mu.Unlock()
 			}
 		}
 		return nil
 	})
 }
 
-// pack scrubs one pack and opens its blobs as they come by.
-func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
+// pack scrubs one pack and opens its blobs as they come by. It tells whether all are good.
+func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) (good bool, err error) {
 	_, table, err := c.r.ReadTable(ctx, backends.Info{Name: j.name, Size: j.size})
 	if err != nil {
 		// The scrub says what is wrong with the bytes; without a table the blobs are opened as the index places them.
 		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) && !stored.Unreadable(err) {
-			return err
+			return false, err
 		}
 		if errors.Is(err, repo.ErrTampered) {
 			c.problem(Problem{Object: j.name, Err: err})
 		}
 		c.lostPack(j.info)
-		return c.scrub(ctx, j, nil)
+		_, err := c.scrub(ctx, j, nil)
+		return false, err
 	}
+	opened := true
 	var carry []byte // the beginning of blob i, from windows before
 	i := 0
 	view := func(off int64, b []byte) error {
@@ -302,38 +310,44 @@ func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) error {
 				carry = append(carry, sealed...)
 				sealed = carry
 			}
-			if err := c.blob(ctx, d, j, e, sealed); err != nil {
+			good, err := c.blob(ctx, d, j, e, sealed)
+			if err != nil {
 				return err
 			}
+			opened = opened && good
 			carry = carry[:0]
 		}
 		return nil
 	}
-	return c.scrub(ctx, j, view)
+	good, err = c.scrub(ctx, j, view)
+	return good && opened && i == len(table.Entries), err
 }
 
 // blob opens and hashes one blob, and checks that the index places it where the pack's table does.
-func (c *checker) blob(ctx context.Context, d *repo.Reader, j job, e pack.Entry, sealed []byte) error {
+func (c *checker) blob(ctx context.Context, d *repo.Reader, j job, e pack.Entry, sealed []byte) (good bool, err error) {
 	c.blobs.Add(1)
+	good = true
 	p := index.Place{Pack: j.info, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression}
 	if !slices.ContainsFunc(c.r.Index().Places(e.ID), func(q index.Place) bool {
 		return q.Pack.PackID == j.info.PackID && q.Offset == p.Offset && q.Length == p.Length && q.Raw == p.Raw && q.Compression == p.Compression
 	}) {
+		good = false
 		c.problem(Problem{Object: j.name, Off: int64(e.Offset), N: int64(e.Length), Mendable: true,
 			Err: fmt.Errorf("%w: the index does not place blob %v where the pack has it", repo.ErrDamaged, e.ID)})
 	}
 	if _, err := d.Open(e.ID, p, sealed); err != nil {
 		if !errors.Is(err, repo.ErrDamaged) {
-			return err
+			return false, err
 		}
+		good = false
 		_, again := d.Get(ctx, e.ID) // from another copy, or through the parity
 		if again != nil && !errors.Is(again, repo.ErrDamaged) && !stored.Unreadable(again) {
-			return again
+			return false, again
 		}
 		if again != nil {
 			c.lostBlob(e.ID)
 		}
 		c.problem(Problem{Object: j.name, Off: int64(e.Offset), N: int64(e.Length), Mendable: again == nil, Err: err})
 	}
-	return nil
+	return good, nil
 }

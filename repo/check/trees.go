@@ -7,6 +7,7 @@ import (
 
 	"packhold/crypt"
 	"packhold/repo"
+	"packhold/repo/format"
 	"packhold/repo/snapshot"
 	"packhold/repo/stored"
 )
@@ -55,6 +56,62 @@ func (c *checker) trees(ctx context.Context, snaps []*repo.Snapshot) error {
 		}
 	}
 	return nil
+}
+
+// want finds the packs that the chosen snapshots need, also those of which the first copy is bad.
+func (c *checker) want(ctx context.Context) error {
+	d, err := c.r.NewReader()
+	if err != nil {
+		return err
+	}
+	c.wanted = make(map[string]bool)
+	need := func(id crypt.ID) {
+		for _, p := range c.r.Index().Places(id) {
+			c.wanted[format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation)] = true
+		}
+	}
+	// Pages that cannot be read are told of by the walk that follows.
+	g := wanting{d, need}
+	seen := make(map[crypt.ID]bool)
+	for _, s := range c.o.Only {
+		for e, err := range snapshot.Walk(ctx, g, s.Root, snapshot.WalkOptions{}) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) && !stored.Unreadable(err) {
+					return err
+				}
+				continue
+			}
+			if e.Node.Type == snapshot.Dir {
+				if seen[e.Node.Subtree] {
+					e.SkipDir()
+				}
+				seen[e.Node.Subtree] = true
+			}
+			for id, err := range snapshot.Blobs(ctx, g, e.Node) {
+				if err == nil {
+					need(id)
+				} else if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, snapshot.ErrMalformed) && !stored.Unreadable(err) {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// wanting reads pages, and tells of each.
+type wanting struct {
+	d    *repo.Reader
+	need func(crypt.ID)
+}
+
+// Get implements snapshot.Getter.
+func (g wanting) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
+	g.need(id)
+	return g.d.Get(ctx, id)
 }
 
 func (c *checker) tree(ctx context.Context, g getter, s *repo.Snapshot, seen map[crypt.ID]bool) error {
@@ -126,5 +183,9 @@ func (c *checker) lost(id crypt.ID, err error, f File) {
 	if !errors.Is(err, repo.ErrDamaged) {
 		err = fmt.Errorf("%w: %w", repo.ErrDamaged, err)
 	}
-	c.problem(Problem{Object: object, Err: err, Files: []File{f}})
+	var packs []string
+	for _, p := range c.r.Index().Places(id) {
+		packs = append(packs, format.PackName(p.Pack.Name, p.Pack.Tree(), p.Pack.Incarnation))
+	}
+	c.problem(Problem{Object: object, Err: err, Packs: packs, Files: []File{f}})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"packhold/cmd/packhold/internal/cli/catalogs"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/progress"
@@ -21,11 +22,14 @@ import (
 
 func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Aliases: []string{"check"}, Usage: "check that the repository is whole",
+		Name: "verify", Aliases: []string{"check"}, Usage: "check that the repository is whole", ArgsUsage: "[SNAPSHOT...]",
+		Description: "With snapshots named, their trees alone are walked, and --read-data reads the packs that they need. --limit-download keeps a check from taking all of a disk or line.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "checksums", Usage: "check every byte of every pack against its name; needs no key"},
 			&cli.BoolFlag{Name: "read-data", Usage: "open and hash every blob"},
 			&cli.StringFlag{Name: "subset", Usage: "read only `PERCENT` of the packs, drawn anew each time; with --checksums or --read-data"},
+			&cli.StringFlag{Name: "oldest", Usage: "read only `PERCENT` of the packs, those that this machine did not read for longest; with --checksums or --read-data"},
+			&cli.BoolFlag{Name: "resume", Usage: "go on with the --checksums or --read-data that was interrupted last on this machine"},
 			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
 		},
 		Action: a.Action(a.verify),
@@ -38,25 +42,51 @@ type checkProgress struct{ c *progress.Counter }
 func (p checkProgress) Total(bytes int64) { p.c.Total(0, bytes) }
 func (p checkProgress) Done(bytes int64)  { p.c.Done(0, bytes) }
 
-func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
-	a.UseReplica(v)
-	c := new(progress.Counter)
-	o := check.Options{ReadData: v.Bool("read-data"), Progress: checkProgress{c}, Pick: maphash.String(maphash.MakeSeed(), "")}
-	if s := v.String("subset"); s != "" {
+// verifyOptions are what the flags say.
+func verifyOptions(v run.Values, args []string) (o check.Options, err error) {
+	o = check.Options{ReadData: v.Bool("read-data"), Pick: maphash.String(maphash.MakeSeed(), "")}
+	reads := o.ReadData || v.Bool("checksums")
+	given := 0
+	for _, name := range []string{"subset", "oldest"} {
+		s := v.String(name)
+		if s == "" {
+			continue
+		}
+		next := "packhold verify --read-data --" + name + " 10%"
 		share, err := term.ParsePercent(s)
 		if err != nil || share <= 0 {
-			return fail.Usagef("subset", "packhold verify --read-data --subset 10%", "%s is no share of the packs", term.Name(s))
+			return o, fail.Usagef(name, next, "%s is no share of the packs", term.Name(s))
 		}
-		if !o.ReadData && !v.Bool("checksums") {
-			return fail.Usagef("subset", "packhold verify --read-data --subset "+s, "--subset needs --checksums or --read-data")
+		if !reads {
+			return o, fail.Usagef(name, next, "--%s needs --checksums or --read-data", name)
 		}
-		o.Subset = share
+		o.Subset, o.Oldest = share, name == "oldest"
+		given++
 	}
+	if resume := v.Bool("resume"); given > 1 || resume && (given > 0 || len(args) > 0) {
+		return o, fail.Usagef("share", "packhold help verify", "--subset, --oldest, and --resume, which reads all that is left, exclude each other")
+	} else if resume && !reads {
+		return o, fail.Usagef("resume", "packhold verify --checksums --resume", "--resume needs --checksums or --read-data")
+	}
+	if len(args) > 0 && v.Bool("checksums") && !o.ReadData {
+		return o, fail.Usagef("snapshot", "packhold verify --read-data "+term.Name(args[0]), "--checksums has no key that tells which packs a snapshot needs")
+	}
+	return o, nil
+}
+
+func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
+	a.UseReplica(v)
+	o, err := verifyOptions(v, args)
+	if err != nil {
+		return err
+	}
+	c := new(progress.Counter)
+	o.Progress = checkProgress{c}
 	if v.Bool("checksums") && !o.ReadData {
-		return a.scrub(ctx, c, o)
+		return a.scrub(ctx, v, c, o)
 	}
 	need := run.AnyKey
-	if o.ReadData {
+	if o.ReadData || len(args) > 0 {
 		need = run.ReaderKey
 	}
 	r, err := a.OpenRepository(ctx, v, need)
@@ -68,7 +98,15 @@ func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 	if !r.CanRead() {
 		a.Out.Say("without the passphrase the trees stay closed: objects, index and packs are checked")
 	}
+	if o.Only, err = chosen(ctx, r, args); err != nil {
+		return err
+	}
 	start := a.Env.Now()
+	var ledger *catalogs.Ledger
+	if o.ReadData {
+		ledger = catalogs.OpenLedger(ctx, a.Run, r, r.Config().ID, &o)
+		ledger.Prepare(ctx, &o, v.Bool("resume"))
+	}
 	var rep *check.Report
 	err = a.Watch("verifying", c, func() error {
 		var err error
@@ -77,6 +115,9 @@ func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 		}
 		return verifyLogs(ctx, r, rep, audit.VerifyOptions{Superseded: o.ReadData})
 	})
+	if ledger != nil {
+		ledger.Close(ctx, err == nil)
+	}
 	if err != nil {
 		return err
 	}
@@ -87,6 +128,11 @@ func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 			a.Out.Warn("verified/", err.Error()+": backups go on to count on what is lost")
 		} else {
 			noted = true
+		}
+	}
+	if v.String("from") == "" && r.CanRead() { // what a replica has says nothing of this repository
+		if err := check.NoteVerified(ctx, r.Repo, rep); err != nil {
+			a.Out.Detail("verified/: %v", err) // a storage may be read-only, and the result is the same
 		}
 	}
 	verdict := a.verdict(rep, noted)
@@ -103,6 +149,25 @@ func (a *app) verify(ctx context.Context, v run.Values, _ []string) error {
 		}
 	}
 	return verdict
+}
+
+// chosen finds the snapshots that were named; nil: all are meant.
+func chosen(ctx context.Context, r *run.Repository, words []string) (only []*repo.Snapshot, err error) {
+	if len(words) == 0 {
+		return nil, nil
+	}
+	all, err := r.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, word := range words {
+		s, err := repo.FindSnapshot(all, word)
+		if err != nil {
+			return nil, err
+		}
+		only = append(only, s)
+	}
+	return only, nil
 }
 
 // verifyLogs checks the audit logs, this machine's against what it remembers of its own.
@@ -132,21 +197,25 @@ func verifyLogs(ctx context.Context, r *run.Repository, rep *check.Report, o aud
 	return nil
 }
 
-func (a *app) scrub(ctx context.Context, c *progress.Counter, o check.Options) error {
+func (a *app) scrub(ctx context.Context, v run.Values, c *progress.Counter, o check.Options) error {
 	st, err := a.Storage(ctx, false, false)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	if _, err := repo.ReadConfig(ctx, st, repo.Options{}); err != nil {
+	cfg, err := repo.ReadConfig(ctx, st, repo.Options{})
+	if err != nil {
 		return err
 	}
+	ledger := catalogs.OpenLedger(ctx, a.Run, a.Folders(cfg.ID), cfg.ID, &o)
+	ledger.Prepare(ctx, &o, v.Bool("resume"))
 	var rep *check.Report
 	err = a.Watch("scrubbing", c, func() error {
 		var err error
 		rep, err = check.Scrub(ctx, st, o)
 		return err
 	})
+	ledger.Close(ctx, err == nil)
 	if err != nil {
 		return err
 	}
@@ -161,6 +230,9 @@ func (a *app) verdict(rep *check.Report, noted bool) error {
 			continue
 		}
 		a.Out.Warn(p.Object, verified.Reason(p))
+		for _, pack := range p.Packs {
+			a.Out.Screen.Print("  should be in " + pack)
+		}
 		for _, f := range p.Files {
 			a.Out.Screen.Print(fmt.Sprintf("  snapshot %d: %s", f.Number, term.Name(f.Path)))
 		}

@@ -83,13 +83,14 @@ func Problem(p check.Problem) any {
 		files = append(files, file{f.Snapshot.String(), text, raw})
 	}
 	return struct {
-		Code   int    `json:"code"`
-		Object string `json:"object"`
-		Offset int64  `json:"offset"`
-		Length int64  `json:"length"`
-		Error  string `json:"error"`
-		Files  []file `json:"files,omitempty"`
-	}{int(codeOf(p)), p.Object, p.Off, p.N, p.Err.Error(), files}
+		Code   int      `json:"code"`
+		Object string   `json:"object"`
+		Offset int64    `json:"offset"`
+		Length int64    `json:"length"`
+		Error  string   `json:"error"`
+		Packs  []string `json:"packs,omitempty"`
+		Files  []file   `json:"files,omitempty"`
+	}{int(codeOf(p)), p.Object, p.Off, p.N, p.Err.Error(), p.Packs, files}
 }
 
 // Reason is a problem without the name of its object, which stands before it.
@@ -114,18 +115,22 @@ func Object(rep *check.Report) any {
 		Files     uint64 `json:"files"`
 		Packs     uint64 `json:"packs"`
 		Read      uint64 `json:"packs_read"`
+		Earlier   uint64 `json:"packs_read_earlier,omitempty"`
 		Blobs     uint64 `json:"blobs_read"`
 		Bytes     uint64 `json:"bytes_read"`
 		Orphans   int    `json:"orphan_packs"`
 		Foreign   int    `json:"foreign_files"`
 		Problems  int    `json:"problems"`
-	}{rep.Snapshots, rep.Files, rep.Packs, rep.Read, rep.Blobs, rep.Bytes, rep.Orphans, rep.Foreign, rep.Count}
+	}{rep.Snapshots, rep.Files, rep.Packs, rep.Read, rep.Earlier, rep.Blobs, rep.Bytes, rep.Orphans, rep.Foreign, rep.Count}
 }
 
 // Lines is the summary for people, and what only some of them want to know.
 func Lines(rep *check.Report) (lines, details []string) {
 	lines = append(lines, fmt.Sprintf("checked: %s, %s, %s, %d of them read (%s), %s opened", term.Plural(int64(rep.Snapshots), "snapshot"),
 		term.Plural(int64(rep.Files), "file"), term.Plural(int64(rep.Packs), "pack"), rep.Read, term.Bytes(int64(rep.Bytes)), term.Plural(int64(rep.Blobs), "blob")))
+	if rep.Earlier > 0 {
+		lines = append(lines, term.Plural(int64(rep.Earlier), "pack")+" were read and found good before this check was interrupted, as this machine's catalog says")
+	}
 	if rep.Orphans > 0 {
 		details = append(details, term.Plural(int64(rep.Orphans), "pack")+" of an unfinished session: the next backup of its host adopts them")
 	}
