@@ -307,6 +307,28 @@ func (g *parentGetter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
 	return bytes.Clone(b), nil
 }
 
+// Pages reads the tree of a snapshot that this host made from its copy below cacheDir, without a key that reads history; with the passphrase, after LoadIndex, what is not
+// there comes from the repository. repo.ErrNeedRead says that there is neither. Calls may overlap; done lets the copy go.
+func Pages(r *repo.Repo, cacheDir string, s *repo.Snapshot) (pages snapshot.Getter, done func(), err error) {
+	g := new(parentGetter)
+	if local := r.Keys().Local; local != nil && cacheDir != "" {
+		g.cache, _ = openTreeReader(filepath.Join(cacheDir, "trees", cacheName(s.Lineage, s.Session)), *local) // else the passphrase is needed
+	}
+	if r.CanRead() {
+		if g.reader, err = r.NewReader(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if g.cache == nil && g.reader == nil {
+		return nil, nil, fmt.Errorf("opening the tree of %s: %w", s.Name, repo.ErrNeedRead)
+	}
+	return g, func() {
+		if g.cache != nil {
+			g.cache.f.Close()
+		}
+	}, nil
+}
+
 // staleAfter is the age after which an unfinished cache is nobody's any more. To remove one in use costs its owner time only.
 const staleAfter = 7 * 24 * time.Hour
 

@@ -35,6 +35,8 @@ type Mismatch struct {
 	What      string // "content", "size", "mode", "owner", "modification time", "target", `xattr "user.comment"`, …
 	Off, N    int64  // of content
 	Want, Got string // of content: SHA-256 of the range, in hex
+	Node      *snapshot.Node
+	Err       error // What is "reading": why nothing could be compared
 }
 
 // Entry is what the tree should hold at a place. Its numbers of owners are compared, not its names.
@@ -55,6 +57,7 @@ type Options struct {
 	Damaged      func(error) bool // tells whether an error of Pages is about its bytes; others end the run
 	NoOwner      bool
 	NoPrivileged bool                       // set-id bits of files and attributes that give power were left out
+	ChangeTime   bool                       // compare when the entry was changed last, which no program can set: of a source, never of what was restored
 	Workers      int                        // at least 1
 	Mismatch     func(Mismatch)             // called concurrently
 	Done         func(entries, bytes int64) // compared entries and bytes; called concurrently
@@ -281,7 +284,7 @@ func (c *comparer) sameInode(l look) {
 	if !ok {
 		c.inode[key] = got.Inode
 	} else if first != got.Inode {
-		c.o.Mismatch(Mismatch{Path: l.path, What: "hard link", Want: fmt.Sprint("inode ", first), Got: fmt.Sprint("inode ", got.Inode)})
+		c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: "hard link", Want: fmt.Sprint("inode ", first), Got: fmt.Sprint("inode ", got.Inode)})
 	}
 }
 
@@ -300,7 +303,7 @@ func (c *comparer) compare(ctx context.Context, l *look, buf []byte) {
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		c.o.Mismatch(Mismatch{Path: l.path, What: "reading", Want: "the entry", Got: err.Error()})
+		c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: "reading", Want: "the entry", Got: err.Error(), Err: err})
 	}
 }
 
@@ -313,7 +316,7 @@ func (c *comparer) metadata(l *look) error {
 	}
 	differ := func(what string, w, g any) {
 		if w != g {
-			c.o.Mismatch(Mismatch{Path: l.path, What: what, Want: fmt.Sprint(w), Got: fmt.Sprint(g)})
+			c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: what, Want: fmt.Sprint(w), Got: fmt.Sprint(g)})
 		}
 	}
 	if got.Type != want.Type {
@@ -336,17 +339,20 @@ func (c *comparer) metadata(l *look) error {
 	if want.Type != snapshot.Symlink || runtime.GOOS != "windows" {
 		differ("modification time", fmt.Sprintf("%d.%09d", want.MTime.Sec, want.MTime.Nsec), fmt.Sprintf("%d.%09d", got.MTime.Sec, got.MTime.Nsec))
 	}
+	if c.o.ChangeTime && want.CTime != (snapshot.Time{}) && got.CTime != (snapshot.Time{}) {
+		differ("change time", want.CTime, got.CTime)
+	}
 	differ("size", want.Size, got.Size)
 	differ("target", fmt.Sprintf("%q", want.Target), fmt.Sprintf("%q", got.Target))
 	differ("device", want.Rdev, got.Rdev)
 	if runtime.GOOS == "linux" { // elsewhere they are not kept
 		differ("flags", want.Flags, got.Flags&want.Flags)
 	}
-	c.xattrs(l.path, want.XAttrs, got.XAttrs)
+	c.xattrs(l, want.XAttrs, got.XAttrs)
 	return nil
 }
 
-func (c *comparer) xattrs(path string, want, got []snapshot.XAttr) {
+func (c *comparer) xattrs(l *look, want, got []snapshot.XAttr) {
 	for _, w := range want {
 		if c.o.NoPrivileged && (len(w.Name) > 8 && (w.Name[:8] == "trusted." || w.Name[:8] == "security")) {
 			continue
@@ -361,7 +367,7 @@ func (c *comparer) xattrs(path string, want, got []snapshot.XAttr) {
 			}
 		}
 		if found != "" {
-			c.o.Mismatch(Mismatch{Path: path, What: fmt.Sprintf("xattr %q", w.Name), Want: fmt.Sprintf("%.40q", w.Value), Got: found})
+			c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: fmt.Sprintf("xattr %q", w.Name), Want: fmt.Sprintf("%.40q", w.Value), Got: found})
 		}
 	}
 }
@@ -378,7 +384,7 @@ func (c *comparer) content(ctx context.Context, l *look, buf []byte) error {
 		if err != nil && err != io.EOF {
 			return err
 		}
-		c.sum(l.path, 0, int64(len(l.node.Inline)), crypt.Sum(l.node.Inline), crypt.Sum(buf[:n]))
+		c.sum(l, 0, int64(len(l.node.Inline)), crypt.Sum(l.node.Inline), crypt.Sum(buf[:n]))
 	}
 	at := l.at
 	h := sha256.New()
@@ -392,9 +398,9 @@ func (c *comparer) content(ctx context.Context, l *look, buf []byte) error {
 			if err := readInto(f, h, at, int64(x.Length), buf); err != nil {
 				return err
 			}
-			c.sum(l.path, at, int64(x.Length), x.ID, crypt.ID(h.Sum(nil)))
+			c.sum(l, at, int64(x.Length), x.ID, crypt.ID(h.Sum(nil)))
 			c.o.Done(0, int64(x.Length))
-		} else if err := c.zeros(ctx, f, l.path, at, at+int64(x.Length), buf); err != nil {
+		} else if err := c.zeros(ctx, f, l, at, at+int64(x.Length), buf); err != nil {
 			return err
 		}
 		at += int64(x.Length)
@@ -402,9 +408,9 @@ func (c *comparer) content(ctx context.Context, l *look, buf []byte) error {
 	return nil
 }
 
-func (c *comparer) sum(path string, off, n int64, want, got crypt.ID) {
+func (c *comparer) sum(l *look, off, n int64, want, got crypt.ID) {
 	if want != got {
-		c.o.Mismatch(Mismatch{Path: path, What: "content", Off: off, N: n, Want: want.String(), Got: got.String()})
+		c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: "content", Off: off, N: n, Want: want.String(), Got: got.String()})
 	}
 }
 
@@ -426,7 +432,7 @@ func readInto(f *localfs.File, h hash.Hash, off, n int64, buf []byte) error {
 }
 
 // zeros looks at what is stored between two offsets, which is nothing in a hole of any size.
-func (c *comparer) zeros(ctx context.Context, f *localfs.File, path string, off, end int64, buf []byte) error {
+func (c *comparer) zeros(ctx context.Context, f *localfs.File, l *look, off, end int64, buf []byte) error {
 	for off < end {
 		from, to, err := f.NextData(off, end)
 		if err != nil {
@@ -442,7 +448,7 @@ func (c *comparer) zeros(ctx context.Context, f *localfs.File, path string, off,
 				return err
 			}
 			if i := localfs.NotZero(part[:k]); i >= 0 {
-				c.o.Mismatch(Mismatch{Path: path, What: "content", Off: at + int64(i), N: int64(k - i), Want: "zeros", Got: crypt.Sum(part[i:k]).String()})
+				c.o.Mismatch(Mismatch{Path: l.path, Node: l.node, What: "content", Off: at + int64(i), N: int64(k - i), Want: "zeros", Got: crypt.Sum(part[i:k]).String()})
 				return nil
 			}
 		}

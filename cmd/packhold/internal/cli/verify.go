@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/catalogs"
+	"packhold/cmd/packhold/internal/cli/evidence"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/progress"
@@ -29,6 +30,8 @@ func (a *app) verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "read-data", Usage: "open and hash every blob"},
 			&cli.StringFlag{Name: "subset", Usage: "read only `PERCENT` of the packs, drawn anew each time; with --checksums or --read-data"},
 			&cli.StringFlag{Name: "oldest", Usage: "read only `PERCENT` of the packs, those that this machine did not read for longest; with --checksums or --read-data"},
+			&cli.BoolFlag{Name: "against-source", Usage: "compare this host's files, byte by byte, with the newest snapshot of them, and tell bit rot from changes; nothing else is checked"},
+			&cli.StringFlag{Name: "sample", Usage: "with --against-source: compare only `PERCENT` of the files, drawn anew each time"},
 			&cli.BoolFlag{Name: "resume", Usage: "go on with the --checksums or --read-data that was interrupted last on this machine"},
 			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
 		},
@@ -76,6 +79,15 @@ func verifyOptions(v run.Values, args []string) (o check.Options, err error) {
 
 func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
 	a.UseReplica(v)
+	if v.Bool("against-source") {
+		if v.Bool("checksums") || v.Bool("read-data") {
+			return fail.Usagef("against-source", "packhold help verify", "--against-source reads the source, not the repository: --checksums and --read-data are runs of their own")
+		}
+		return evidence.AgainstSource(ctx, a.Run, v, args)
+	}
+	if v.IsSet("sample") {
+		return fail.Usagef("sample", "packhold verify --against-source --sample 1%", "--sample needs --against-source")
+	}
 	o, err := verifyOptions(v, args)
 	if err != nil {
 		return err
