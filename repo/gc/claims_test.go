@@ -462,3 +462,21 @@ func TestHoldOfRevoked(t *testing.T) {
 		t.Error(n, err)
 	}
 }
+
+// TestNoSession: every session leaves something under snapshots/ or its lease. Where neither is left, and packs are, somebody took the folder away.
+func TestNoSession(t *testing.T) {
+	w := newWorld(t)
+	w.backup(w.host(), some(1), backup.Options{})
+	for i, err := range w.store.List(t.Context(), "snapshots/") {
+		if err == nil {
+			err = w.store.Delete(t.Context(), i.Name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := w.packs()
+	if _, err := gc.Prune(t.Context(), w.holder(w.store), gc.PruneOptions{}); !errors.Is(err, gc.ErrUnsafe) || !slices.Equal(before, w.packs()) {
+		t.Errorf("everything was pruned: %v", err)
+	}
+}

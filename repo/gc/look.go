@@ -148,8 +148,23 @@ func (p *pruner) look(ctx context.Context, but [16]byte) (*sight, error) {
 	if v.listed, err = stored.ListPacks(ctx, p.r.Storage()); err != nil {
 		return nil, err
 	}
-	v.leases, err = p.r.Leases(ctx) // after the packs: the lease of whoever stored one was there before it
-	return v, err
+	if v.leases, err = p.r.Leases(ctx); err != nil { // after the packs: the lease of whoever stored one was there before it
+		return nil, err
+	}
+	return v, p.sessions(ctx, v)
+}
+
+// sessions refuses a place where packs are and no session ever was: each leaves its lease, and when it ends an object under snapshots/ that nobody removes. So
+// that folder was taken away, or is not shown, and with it what says what is needed.
+func (p *pruner) sessions(ctx context.Context, v *sight) error {
+	if p.res.Snapshots > 0 || len(v.leases) > 0 || len(v.listed) == 0 {
+		return nil
+	}
+	infos, _, err := stored.List(ctx, p.r.Storage(), "snapshots/")
+	if err == nil && len(infos) == 0 {
+		err = unsafe("snapshots/", stored.Tampered("listing", "snapshots/", errors.New("packs are stored, and there is nothing of the sessions that stored them")))
+	}
+	return err
 }
 
 // readDead adds the packs of all sets but one.
