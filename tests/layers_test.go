@@ -40,6 +40,7 @@ var plan = map[string]room{
 	"cmd/packhold/internal/web":   {6, ""},
 	"cmd/packhold/internal/job":   {6, ""},
 	"repo/report":                 {5, ""},
+	"repo/repair":                 {5, ""}, // stands on repo/check, which finds what it mends
 	"repo/backup":                 {4, ""},
 	"repo/restore":                {4, "restore"},
 	"repo/restore/fetch":          {4, "restore"},

@@ -92,6 +92,8 @@ type Report struct {
 	Failed   []format.FailedBlob
 	Verified []format.PackRef // of which every byte and every blob was found good
 
+	Unnamed []string // packs that hold what snapshots need, and that no segment names: the index lost something
+
 	kinds uint8 // of problems seen
 }
 
@@ -110,6 +112,10 @@ type checker struct {
 	lostPacks map[format.PackRef]bool
 	failed    map[format.FailedBlob]format.PackRef // copies of blobs, and the packs they are in
 	wanted    map[string]bool                      // packs that Options.Only needs; nil: all
+	named     map[string]bool                      // packs that the index named when the run began
+	strange   map[string]bool                      // packs that hold what is needed, and were not among them
+	opened    map[string]bool                      // packs of which every blob was opened, by itself where that was possible
+	again     bool                                 // the index was read once more, with what no segment names
 
 	bytes, blobs atomic.Uint64
 }
@@ -179,7 +185,8 @@ func (silent) Done(int64)  {}
 func Run(ctx context.Context, r *repo.Repo, o Options) (*Report, error) {
 	o.defaults()
 	c := &checker{r: r, s: r.Storage(), o: o, rep: new(Report), bad: make(map[crypt.ID]bool),
-		lostPacks: make(map[format.PackRef]bool), failed: make(map[format.FailedBlob]format.PackRef)}
+		lostPacks: make(map[format.PackRef]bool), failed: make(map[format.FailedBlob]format.PackRef),
+		strange: make(map[string]bool), opened: make(map[string]bool)}
 	if err := c.run(ctx); err != nil {
 		return nil, fmt.Errorf("verifying: %w", err)
 	}
@@ -223,6 +230,9 @@ func (c *checker) run(ctx context.Context) error {
 		}
 	}
 	if err := c.trees(ctx, snaps); err != nil {
+		return err
+	}
+	if err := c.sumStrange(ctx); err != nil {
 		return err
 	}
 	for _, p := range c.r.Problems() {
@@ -299,6 +309,7 @@ func (c *checker) packs(ctx context.Context) (map[string]int64, error) {
 			}
 		}
 	}
+	c.named = named
 	for name := range there {
 		if !named[name] {
 			c.rep.Orphans++

@@ -51,13 +51,13 @@ func (c *checker) copies(bad map[string]bool, unnamed bool) (spare map[string]bo
 	if unnamed {
 		maps.Copy(spare, bad)
 	}
-	sole := make(map[string]bool) // bad packs that alone hold something
+	sole := make(map[string]bool) // bad packs that alone hold something, and not so that it can be read
 	var id crypt.ID
 	var in []string // the bad packs that hold the blob id
 	other := false  // a good one does too
 	settle := func() {
 		for _, name := range in {
-			sole[name] = sole[name] || !other || c.bad[id]
+			sole[name] = sole[name] || !other && !c.opened[name] || c.bad[id]
 		}
 		in, other = in[:0], false
 	}
@@ -87,7 +87,7 @@ func (c *checker) copies(bad map[string]bool, unnamed bool) (spare map[string]bo
 func (c *checker) judgePacks() error {
 	bad := make(map[string]bool)
 	ofPack := func(p *Problem) bool {
-		return !p.Mendable && p.N == 0 && !errors.Is(p.Err, repo.ErrTampered) && (strings.HasPrefix(p.Object, "packs/") || strings.HasPrefix(p.Object, "meta/"))
+		return !p.Mendable && !errors.Is(p.Err, repo.ErrTampered) && (strings.HasPrefix(p.Object, "packs/") || strings.HasPrefix(p.Object, "meta/"))
 	}
 	segment, missed := false, !c.r.CanRead()
 	for i := range c.rep.Problems {

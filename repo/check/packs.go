@@ -320,7 +320,13 @@ func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) (good bool, e
 		return nil
 	}
 	good, err = c.scrub(ctx, j, view)
-	return good && opened && i == len(table.Entries), err
+	all := err == nil && i == len(table.Entries)
+	if all {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.opened[j.name] = true
+	}
+	return good && opened && all, err
 }
 
 // blob opens and hashes one blob, and checks that the index places it where the pack's table does.

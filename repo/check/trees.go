@@ -27,6 +27,9 @@ func (g getter) Get(ctx context.Context, id crypt.ID) ([]byte, error) {
 	if errors.Is(err, repo.ErrDamaged) || stored.Unreadable(err) {
 		g.c.lostBlob(id)
 	}
+	if err == nil {
+		g.c.known(id)
+	}
 	return b, err
 }
 
@@ -146,7 +149,7 @@ func (c *checker) tree(ctx context.Context, g getter, s *repo.Snapshot, seen map
 			if err == nil {
 				if c.isBad(id) {
 					err = fmt.Errorf("%w: blob %v cannot be read", repo.ErrDamaged, id)
-				} else if _, err = c.r.Locate(id); err == nil {
+				} else if err = c.locate(ctx, id); err == nil {
 					continue
 				}
 			}

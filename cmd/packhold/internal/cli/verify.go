@@ -12,6 +12,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/evidence"
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/locking"
+	"packhold/cmd/packhold/internal/cli/mending"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -25,7 +26,7 @@ func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Aliases: []string{"check"}, Usage: "check that the repository is whole", ArgsUsage: "[SNAPSHOT...]",
 		Description: "With snapshots named, their trees alone are walked, and --read-data reads the packs that they need. --limit-download keeps a check from taking all of a disk or line.",
-		Flags: []cli.Flag{
+		Flags: append(mending.Flags(),
 			&cli.BoolFlag{Name: "checksums", Usage: "check every byte of every pack against its name; needs no key"},
 			&cli.BoolFlag{Name: "read-data", Usage: "open and hash every blob"},
 			&cli.StringFlag{Name: "subset", Usage: "read only `PERCENT` of the packs, drawn anew each time; with --checksums or --read-data"},
@@ -34,7 +35,7 @@ func (a *app) verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "sample", Usage: "with --against-source: compare only `PERCENT` of the files, drawn anew each time"},
 			&cli.BoolFlag{Name: "resume", Usage: "go on with the --checksums or --read-data that was interrupted last on this machine"},
 			run.FromFlag(), run.KeyHintFlag(), run.KeyFileFlag(),
-		},
+		),
 		Action: a.Action(a.verify),
 	}
 }
@@ -78,6 +79,9 @@ func verifyOptions(v run.Values, args []string) (o check.Options, err error) {
 }
 
 func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
+	if v.Bool("repair") {
+		return mending.Run(ctx, a.Run, v)
+	}
 	a.UseReplica(v)
 	if v.Bool("against-source") {
 		if v.Bool("checksums") || v.Bool("read-data") {
