@@ -14,6 +14,7 @@ import (
 // s3Server is a versitygw with one user, on files in dir.
 type s3Server struct {
 	addr string
+	data string // the folder with its buckets
 	args []string
 	cmd  *exec.Cmd
 }
@@ -44,7 +45,7 @@ func startS3(t *testing.T) *s3Server {
 			t.Fatal(err)
 		}
 	}
-	s := &s3Server{addr: l.Addr().String()}
+	s := &s3Server{addr: l.Addr().String(), data: filepath.Join(dir, "data")}
 	l.Close()
 	s.args = []string{path, "--access", s3Key, "--secret", s3Secret, "--port", s.addr, "--quiet", "--keep-alive", "posix", "--versioning-dir", filepath.Join(dir, "versions"),
 		filepath.Join(dir, "data")}
