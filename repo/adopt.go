@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -141,13 +142,12 @@ func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt
 	if err != nil {
 		return nil, err
 	}
-	for id, l := range out {
-		switch _, err := stored.Stat(ctx, r.storage, "snapshots/"+id.String()); {
-		case err == nil:
-			l.Ended = true
-		case !stored.Missing(err):
-			return nil, err
-		}
+	ended, err := stored.Present(ctx, r.storage, "snapshots/", slices.Collect(maps.Keys(out)))
+	if err != nil {
+		return nil, err
+	}
+	for id := range ended {
+		out[id].Ended = true
 	}
 	return out, nil
 }

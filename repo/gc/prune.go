@@ -116,6 +116,9 @@ func (p *pruner) run(ctx context.Context) error {
 	if p.o.DryRun {
 		return nil
 	}
+	if err := p.dropLeases(ctx, v); err != nil {
+		return err
+	}
 	late := v.late(sets)
 	if len(plan.drop) == 0 && len(late) == 0 && !slices.ContainsFunc(sets, (*set).unfinished) {
 		return nil
