@@ -39,8 +39,8 @@ type fleet struct {
 	did       map[string]int               // how often what was done
 }
 
-// TestFleet: sixteen hosts back up for half a minute, for ten by `make soak`, on each kind of storage. Some are killed, some suspended; two administrators
-// forget and prune all the time, others restore and verify. Every snapshot that was committed and not forgotten restores to the very bytes, nobody ever reads
+// TestFleet: sixteen hosts back up for half a minute, for ten by `make soak`, on each kind of storage. Some are killed, some suspended; administrators
+// forget and prune all the time, two at once, others restore and verify. Every snapshot that was committed and not forgotten restores to the very bytes, nobody ever reads
 // others, and no garbage is left.
 func TestFleet(t *testing.T) {
 	if testing.Short() {
@@ -94,9 +94,11 @@ func runFleet(t *testing.T, folder string, at func(*testing.T, home) remote) {
 	}
 	second := at(t, home(t.TempDir()))
 	wg.Go(func() { f.pruner(f.boss) })
+	third, fourth, fifth := at(t, home(t.TempDir())), at(t, home(t.TempDir())), at(t, home(t.TempDir()))
 	wg.Go(func() { f.pruner(second) })
-	wg.Go(func() { f.reader(at(t, home(t.TempDir()))) })
-	wg.Go(func() { f.verifier(at(t, home(t.TempDir()))) })
+	wg.Go(func() { f.forgetter(third) })
+	wg.Go(func() { f.reader(fourth) })
+	wg.Go(func() { f.verifier(fifth) })
 	wg.Wait()
 	if t.Failed() {
 		t.FailNow()
@@ -111,6 +113,7 @@ func runFleet(t *testing.T, folder string, at func(*testing.T, home) remote) {
 	if left := f.prune("--dry-run"); left.Removed+left.Waiting+left.Deferred != 0 || left.Unused != 0 {
 		t.Errorf("garbage is left: %+v", left)
 	}
+	f.prune() // the leases of the last one that did anything
 	f.stored()
 	if out := f.boss.exits(t, 0, "verify", "--read-data", "--json").stdout; !strings.Contains(out, `"orphan_packs":0,`) || !strings.Contains(out, `"foreign_files":0,`) {
 		t.Errorf("verify says\n%s", out)
@@ -244,11 +247,9 @@ func (f *fleet) change(dir, tag string) (map[string]string, error) {
 	return describe(dir)
 }
 
-// pruner forgets and prunes. A second one may be at work at the same moment.
+// pruner prunes, and forgets. A second one may be at work at the same moment.
 func (f *fleet) pruner(r remote) {
 	for f.on() {
-		f.run(r.command("forget", "--quiet", "--keep-last", fmt.Sprint(1+f.draw(2))), 0)
-		f.count("forget")
 		switch f.draw(3) {
 		case 0:
 			f.run(r.command("prune", "--quiet", "--max-unused", "0"), 0, 11)
@@ -258,6 +259,15 @@ func (f *fleet) pruner(r remote) {
 			f.run(r.command("forget", "--quiet", "--keep-last", "1", "--prune"), 0, 11)
 		}
 		f.count("prune")
+	}
+}
+
+// forgetter only forgets, at any moment of a prune.
+func (f *fleet) forgetter(r remote) {
+	for f.on() {
+		f.run(r.command("forget", "--quiet", "--keep-last", fmt.Sprint(1+f.draw(2))), 0)
+		f.count("forget")
+		time.Sleep(time.Second)
 	}
 }
 

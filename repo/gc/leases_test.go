@@ -1,8 +1,10 @@
 package gc_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -147,4 +149,49 @@ func TestManyLeases(t *testing.T) {
 	w.backup(w.open(f, repo.Access{Credential: w.cred}), some(3), backup.Options{})
 	t.Logf("a backup: %d calls", f.Calls(fault.Any))
 	w.whole()
+}
+
+// TestPruneOvertaken: while a prune looks, at each of its calls, somebody forgets a snapshot that it has seen and another prune removes what that alone
+// needed. Nothing is damaged, and nobody is told so.
+func TestPruneOvertaken(t *testing.T) {
+	base := newWorld(t)
+	base.backup(base.host(), some(1), backup.Options{})
+	a := base.backup(base.host(), some(2), backup.Options{})
+	busy, step := 0, 3
+	if os.Getenv("PACKHOLD_SOAK") != "" {
+		step = 1
+	}
+	for at := 1; ; at += step {
+		w := *base
+		w.store = base.store.Clone()
+		f := fault.New(w.store)
+		n := 0
+		var mu sync.Mutex // guards n
+		f.SetHook(func(op fault.Op, name string) error {
+			mu.Lock()
+			n++
+			mine := n == at
+			mu.Unlock()
+			if mine {
+				w.forget(a)
+				if res := w.prune(gc.PruneOptions{Anyway: true}); res.Removed == 0 {
+					t.Errorf("call %d: %+v", at, res)
+				}
+			}
+			return nil
+		})
+		_, err := gc.Prune(t.Context(), w.holder(f), gc.PruneOptions{Anyway: true})
+		if errors.Is(err, gc.ErrBusy) {
+			busy++
+		} else if err != nil {
+			t.Errorf("at call %d: %v", at, err)
+		}
+		w.whole()
+		if n < at {
+			break
+		}
+	}
+	if busy == 0 {
+		t.Error("it was never overtaken")
+	}
 }

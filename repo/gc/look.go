@@ -22,7 +22,7 @@ type needed struct {
 	seed  maphash.Seed
 	blobs map[uint64]struct{}
 	pages map[crypt.ID]struct{}
-	trees map[crypt.SessionID]bool // snapshots that were walked
+	trees map[crypt.SessionID]bool // snapshots that were walked, or are being walked
 }
 
 func newNeeded() *needed {
@@ -49,6 +49,7 @@ func (n *needed) walk(ctx context.Context, d *repo.Reader, s *repo.Snapshot) err
 	if n.trees[s.ID()] {
 		return nil
 	}
+	n.trees[s.ID()] = true
 	g := getter{d, n}
 	enter := func(root crypt.ID) bool {
 		if _, seen := n.pages[root]; seen {
@@ -73,7 +74,6 @@ func (n *needed) walk(ctx context.Context, d *repo.Reader, s *repo.Snapshot) err
 			}
 		}
 	}
-	n.trees[s.ID()] = true
 	return nil
 }
 
@@ -217,6 +217,7 @@ func (p *pruner) walkAll(ctx context.Context) error {
 	for _, f := range forgotten {
 		if len(marks.Held(p.r, f.Snapshot)) > 0 {
 			snaps = append(snaps, f.Snapshot)
+			p.held[f.Snapshot.ID()] = true
 		}
 	}
 	p.res.Snapshots = len(snaps)

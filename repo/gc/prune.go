@@ -74,6 +74,8 @@ type pruner struct {
 	o   PruneOptions
 	res *Pruned
 	use *needed
+
+	held map[crypt.SessionID]bool // what is looked at although it was forgotten
 }
 
 // Prune removes the packs that no snapshot needs, while hosts go on backing up. Every step of it can be interrupted; the next run goes on. It takes the
@@ -82,11 +84,29 @@ type pruner struct {
 // ErrBusy says that another one is at work: two at once would be safe, and a waste. ErrUnsafe says that an object cannot be read that may be, or may
 // name, something needed; repo.ErrDamaged that a blob is lost.
 func Prune(ctx context.Context, r *repo.Repo, o PruneOptions) (*Pruned, error) {
-	p := &pruner{r: r, o: o, res: new(Pruned), use: newNeeded()}
-	if err := p.run(ctx); err != nil {
+	p := &pruner{r: r, o: o, res: new(Pruned), use: newNeeded(), held: make(map[crypt.SessionID]bool)}
+	err := p.run(ctx)
+	if (errors.Is(err, ErrUnsafe) || isDamage(err)) && p.overtaken(ctx) {
+		err = fmt.Errorf("%w: a snapshot that was looked at was forgotten and removed meanwhile", ErrBusy)
+	}
+	if err != nil {
 		return p.res, fmt.Errorf("pruning: %w", err)
 	}
 	return p.res, nil
+}
+
+// overtaken reports whether something that this run needed to read was forgotten since it looked, so that another run may have removed it.
+func (p *pruner) overtaken(ctx context.Context) bool {
+	now, err := p.r.Forgotten(ctx)
+	if err != nil {
+		return false
+	}
+	for id := range now {
+		if asked := p.use.trees[id]; asked && !p.held[id] {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *pruner) run(ctx context.Context) error {
