@@ -14,7 +14,7 @@ RACE := ./backends/... ./chunk/... ./index/... ./pack/... ./repo/... ./cmd/...
 # Flags of `make bench`, such as: make bench BENCH='-corpora random -scale 0.1'
 BENCH ?=
 
-.PHONY: build test outage demo bench bench-scale bench-remote fuzz soak lint cross setup clean
+.PHONY: build test outage demo bench bench-scale bench-remote bench-hosts fuzz soak lint cross setup clean
 
 build:
 	$(GO) build -trimpath -o build/packhold ./cmd/packhold
@@ -51,6 +51,10 @@ bench-remote: build
 	@tests/setup.sh bench
 	$(GO) run ./tests/bench remote -packhold build/packhold $(BENCH)
 
+# What several hosts store in a second, all at once: a table in build/bench-hosts.md.
+bench-hosts: build
+	$(GO) run ./tests/bench hosts -packhold build/packhold $(BENCH)
+
 # Every fuzz target for FUZZTIME. Crashing inputs land in the package's testdata/fuzz.
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \
@@ -63,7 +67,7 @@ fuzz:
 
 # The tests of crashes and interleavings, many times longer.
 soak: setup
-	PACKHOLD_SOAK=1 PACKHOLD_OUTAGE=16m $(GO) test -count 1 -timeout 6h -v -run 'Outage|Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model' ./tests ./repo/... ./backends/...
+	PACKHOLD_SOAK=1 PACKHOLD_OUTAGE=16m $(GO) test -count 1 -timeout 6h -v -run 'Outage|Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model|Fleet|SameFiles|ManyLeases|Overtaken' ./tests ./repo/... ./backends/...
 
 lint:
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi

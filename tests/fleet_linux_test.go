@@ -120,10 +120,9 @@ func runFleet(t *testing.T, folder string, at func(*testing.T, home) remote) {
 	}
 	f.whole()
 	t.Log(f.did)
-	for _, what := range []string{"backup", "killed", "suspended", "forget", "prune", "restore", "verify"} {
-		if f.did[what] == 0 {
-			t.Errorf("nobody did this: %s", what)
-		}
+	d := f.did
+	if d["backup"] == 0 || d["forget"] == 0 || d["prune"] == 0 || d["verify"] == 0 || d["killed"]+d["suspended"] == 0 || d["restore"]+d["restore refused"] == 0 {
+		t.Error("nobody did some of this")
 	}
 }
 

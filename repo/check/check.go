@@ -240,6 +240,9 @@ func (c *checker) run(ctx context.Context) error {
 			c.problem(Problem{Object: p.Object, Err: p.Err, Mendable: rebuildable(p.Object)})
 		}
 	}
+	if err := c.meanwhile(ctx); err != nil {
+		return err
+	}
 	if err := c.judgePacks(); err != nil {
 		return err
 	}

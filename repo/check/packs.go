@@ -279,6 +279,11 @@ func (c *checker) readData(ctx context.Context, there map[string]int64) error {
 // pack scrubs one pack and opens its blobs as they come by. It tells whether all are good.
 func (c *checker) pack(ctx context.Context, d *repo.Reader, j job) (good bool, err error) {
 	_, table, err := c.r.ReadTable(ctx, backends.Info{Name: j.name, Size: j.size})
+	if stored.Missing(err) { // it was there a moment ago
+		c.problem(Problem{Object: j.name, Err: fmt.Errorf("%w: the pack is missing", repo.ErrDamaged)})
+		c.lostPack(j.info)
+		return false, nil
+	}
 	if err != nil {
 		// The scrub says what is wrong with the bytes; without a table the blobs are opened as the index places them.
 		if !errors.Is(err, repo.ErrDamaged) && !errors.Is(err, repo.ErrTampered) && !errors.Is(err, io.ErrUnexpectedEOF) && !stored.Unreadable(err) {

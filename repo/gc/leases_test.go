@@ -14,6 +14,7 @@ import (
 	"packhold/crypt"
 	"packhold/repo"
 	"packhold/repo/backup"
+	"packhold/repo/check"
 	"packhold/repo/format"
 	"packhold/repo/gc"
 	"packhold/repo/repotest"
@@ -193,5 +194,55 @@ func TestPruneOvertaken(t *testing.T) {
 	}
 	if busy == 0 {
 		t.Error("it was never overtaken")
+	}
+}
+
+// TestVerifyBesidePrune: while somebody verifies, at each call, a snapshot is forgotten and what it alone needed is removed, and the rest is copied. Nothing
+// is damaged, and nothing is said to be.
+func TestVerifyBesidePrune(t *testing.T) {
+	base := newWorld(t)
+	files := make(map[string]string)
+	for i := range 6 {
+		files[fmt.Sprint(i)] = random(i, 100_000)
+	}
+	a := base.backup(base.host(), files, backup.Options{})
+	base.backup(base.host(), map[string]string{"3": files["3"]}, backup.Options{})
+	base.backup(base.host(), some(9), backup.Options{})
+	step := 3
+	if os.Getenv("PACKHOLD_SOAK") != "" {
+		step = 1
+	}
+	for at := 1; ; at += step {
+		w := *base
+		w.store = base.store.Clone()
+		f := fault.New(w.store)
+		n := 0
+		var mu sync.Mutex // guards n
+		f.SetHook(func(op fault.Op, name string) error {
+			mu.Lock()
+			n++
+			mine := n == at
+			mu.Unlock()
+			if mine {
+				w.forget(a)
+				if res := w.prune(gc.PruneOptions{MaxRepack: -1}); res.Removed == 0 || res.Repacked == 0 {
+					t.Errorf("call %d: %+v", at, res)
+				}
+			}
+			return nil
+		})
+		rep, err := check.Run(t.Context(), w.open(f, repo.Access{Credential: w.cred, Passphrase: []byte(repotest.Passphrase)}), check.Options{ReadData: true})
+		if err != nil {
+			t.Fatalf("at call %d: %v", at, err)
+		}
+		for _, p := range rep.Problems {
+			t.Errorf("at call %d: %v", at, p)
+		}
+		if rep.Count+len(rep.Lost)+len(rep.Failed) != 0 {
+			t.Errorf("at call %d: %d problems, %d packs and %d blobs lost", at, rep.Count, len(rep.Lost), len(rep.Failed))
+		}
+		if n < at {
+			break
+		}
 	}
 }

@@ -13,6 +13,7 @@
 //
 // With the word scale as first argument it measures packhold alone against the number of files and blobs, and draws the plot; with remote,
 // packhold beside restic against an S3 and an SFTP server on the loopback, with round trips added, and counts the requests of both.
+// With hosts it measures what several hosts store in a second, all at once.
 //
 // Every tool runs with its defaults but for borg's compression, which is zstd,1: its default lz4 compresses less than the others.
 package main
@@ -56,6 +57,8 @@ func main() {
 		err = runScale(ctx, os.Args[2:])
 	case "remote":
 		err = runRemote(ctx, os.Args[2:])
+	case "hosts":
+		err = runHosts(ctx, os.Args[2:])
 	case "pipe-sftp":
 		err = pipeSFTP(os.Args[2])
 	default:
