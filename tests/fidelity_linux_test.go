@@ -6,6 +6,7 @@ package tests
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -704,9 +705,11 @@ func TestReadSpecial(t *testing.T) {
 		}
 	}
 	// Nobody ever writes to this one: the backup waits, and can be interrupted.
-	cmd := h.command("backup", "--read-special", "--source", m.path("fifo"))
-	timer := time.AfterFunc(2*time.Second, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, packhold, "backup", "--read-special", "--source", m.path("fifo"))
+	cmd.Env = h.environ()
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	if r := finish(t, cmd); r.code < 128 {
 		t.Errorf("exit %d of a backup that was interrupted\n%s", r.code, r.stderr)
 	}

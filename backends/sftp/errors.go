@@ -39,7 +39,12 @@ func (l *link) has(extension string) bool {
 // answered turns an answer that holds neither what was asked for nor an error, for which pkg/sftp returns nothing, into an error.
 func answered[T comparable](what T, err error) (T, error) {
 	var nothing T
-	if err == nil && what == nothing {
+	empty := what == nothing
+	if info, ok := any(what).(fs.FileInfo); ok { // about nothing, of which every method but Name and Sys panics
+		stat, ok := info.Sys().(*sftp.FileStat)
+		empty = empty || ok && stat == nil
+	}
+	if err == nil && empty {
 		err = errors.New("the server's answer says nothing")
 	}
 	return what, err

@@ -886,6 +886,27 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
+// TestSaysNothing: "ok" is no answer to a question about a file, and pkg/sftp makes a FileInfo of nothing of it.
+func TestSaysNothing(t *testing.T) {
+	in := strings.NewReader("\x00\x00\x00\x05\x02\x00\x00\x00\x03" + "\x00\x00\x00\x09\x65\x00\x00\x00\x01\x00\x00\x00\x00")
+	l, err := newLink(t.Context(), transport{in: io.MultiReader(in, silence{t.Context().Done()}), out: nowhere{}, kill: func() {}, wait: func() error { return nil }}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{root: ".", dirs: map[string]bool{}}
+	if err := s.present(l); err == nil || !strings.Contains(err.Error(), "says nothing") {
+		t.Errorf("%v", err)
+	}
+}
+
+// silence says nothing until done.
+type silence struct{ done <-chan struct{} }
+
+func (s silence) Read([]byte) (int, error) {
+	<-s.done
+	return 0, io.EOF
+}
+
 type nowhere struct{}
 
 func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
