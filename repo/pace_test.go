@@ -63,7 +63,8 @@ func TestCompressionAuto(t *testing.T) {
 			}
 			levels[p.Compression]++
 		}
-		if levels[crypt.ZstdFastest] == 0 || (levels[crypt.ZstdBetter] > 0) != slow {
+		harder := len(texts) - levels[crypt.ZstdFastest] // how much harder depends on what else the machine has to do
+		if levels[crypt.ZstdFastest] == 0 || harder > 0 != slow {
 			t.Errorf("slow storage %v: blobs by level %v", slow, levels)
 		}
 	}

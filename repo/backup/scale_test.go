@@ -163,9 +163,9 @@ func TestTooDeep(t *testing.T) {
 	tree(t, st, res.Snapshot)
 }
 
-// paused runs a backup, stops one of its two workers, or the reader of large files, at the first piece of a large file until nothing moves any
-// more, and tells hold how many files were begun by then.
-func paused(t *testing.T, src string, hold func(began int64)) *backup.Result {
+// paused runs a backup, stops one of its two workers, or the reader of large files, at the first piece of a large file until at least so many files
+// were begun, or a minute is over, and nothing moves any more, and tells hold how many files were begun by then.
+func paused(t *testing.T, src string, least int64, hold func(began int64)) *backup.Result {
 	t.Helper()
 	st, c := newRepo(t)
 	var files atomic.Int64
@@ -176,6 +176,8 @@ func paused(t *testing.T, src string, hold func(began int64)) *backup.Result {
 	wait := func() {
 		if !held.CompareAndSwap(false, true) {
 			return // the other worker goes on
+		}
+		for end := time.Now().Add(time.Minute); files.Load() < least && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		}
 		for last := int64(-1); files.Load() != last; time.Sleep(100 * time.Millisecond) {
 			last = files.Load()
@@ -208,7 +210,7 @@ func TestWalkPauses(t *testing.T) {
 		}
 	}
 	var began int64
-	res := paused(t, src, func(n int64) { began = n })
+	res := paused(t, src, 15*512, func(n int64) { began = n })
 	if began < 15*512 || began > 17*512 {
 		t.Errorf("%d files were begun before the large one was done", began)
 	}
@@ -227,7 +229,7 @@ func TestWalkPauses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	res = paused(t, src, func(n int64) { began = n })
+	res = paused(t, src, 64, func(n int64) { began = n })
 	if began < 64 || began > 64+4 {
 		t.Errorf("%d large files were begun while none was done", began)
 	}
