@@ -117,6 +117,29 @@ func (m *mender) fetch(ctx context.Context, name string, id crypt.ID) ([]byte, e
 	return good, nil
 }
 
+// errBeside says that a pack which its lock keeps as it is was mended before.
+var errBeside = errors.New("the damaged file is kept until its date; a whole one stands beside it and is used")
+
+// besides reports whether another incarnation of a pack is named in the index, and whole.
+func (m *mender) besides(ctx context.Context, id crypt.ID, inc uint32) (bool, error) {
+	for p, err := range m.r.Index().Packs() {
+		if err != nil {
+			return false, err
+		}
+		if p.Name != id || p.Incarnation == inc || p.Excluded()&index.Final != 0 {
+			continue
+		}
+		file, err := stored.ReadBroken(ctx, m.s, format.PackName(id, p.Tree(), p.Incarnation), int64(p.Size))
+		if err != nil && !unmendable(err) {
+			return false, err
+		}
+		if rep, verr := pack.Verify(file, id, nil); err == nil && verr == nil && rep.OK() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // mendPack puts a pack back. A storage that keeps the bad file until a date gets the good one beside it, as the next incarnation: the result is then
 // the pack to name in the index.
 func (m *mender) mendPack(ctx context.Context, name string) (How, *index.Segment, error) {
@@ -132,6 +155,12 @@ func (m *mender) mendPack(ctx context.Context, name string) (How, *index.Segment
 	id, tree, inc, err := format.ParsePackName(name)
 	if err != nil {
 		return how, nil, err
+	}
+	switch done, err := m.besides(ctx, id, inc); {
+	case err != nil:
+		return how, nil, err
+	case done:
+		return 0, nil, &leftError{fmt.Errorf("%w: %w", errBeside, kept)}
 	}
 	dead, blind := m.r.Dead()
 	if blind {

@@ -133,6 +133,7 @@ func mend(t *testing.T, s backends.Storage, o repair.Options) (*repair.Plan, *re
 		}
 		all.Steps, all.Left = append(all.Steps, p.Steps...), append(all.Left, p.Left...)
 		sum.Mended, sum.Left = append(sum.Mended, d.Mended...), append(sum.Left, d.Left...)
+		sum.Kept += d.Kept
 		if !p.First || len(d.Mended) == 0 {
 			return all, sum
 		}
@@ -380,6 +381,143 @@ func TestBeyond(t *testing.T) {
 	for _, p := range verify(t, s).Problems {
 		if !p.Mendable {
 			t.Errorf("still lost: %v", p)
+		}
+	}
+}
+
+// keeping is a storage that does not let its packs be replaced or removed, and writes down which it was asked for.
+type keeping struct {
+	backends.Storage
+	locked bool
+	mu     sync.Mutex
+	packs  map[string]bool // that were read or written
+}
+
+func (k *keeping) note(name string) bool {
+	if !strings.HasPrefix(name, "packs/") && !strings.HasPrefix(name, "meta/") {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.packs[name] = true
+	return true
+}
+
+func (k *keeping) Put(ctx context.Context, name string, data []byte, o backends.PutOptions) error {
+	if k.note(name) && k.locked && !o.IfAbsent {
+		if _, err := k.Storage.Stat(ctx, name); err == nil {
+			return &backends.KeptError{Until: time.Now().Add(time.Hour)}
+		}
+	}
+	return k.Storage.Put(ctx, name, data, o)
+}
+
+func (k *keeping) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	k.note(name)
+	return k.Storage.Get(ctx, name, off, n)
+}
+
+// TestTouchesThat: the repair of one bad pack reads and writes no other one.
+func TestTouchesThat(t *testing.T) {
+	s := clone(t)
+	bad := under(t, s, "packs/")[0]
+	b := read(t, s, bad)
+	b[7000] ^= 1
+	write(t, s, bad, b)
+	k := &keeping{Storage: s, packs: make(map[string]bool)}
+	r := open(t, k)
+	rep, err := check.Run(t.Context(), r, check.Options{ReadData: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(k.packs)
+	p, err := repair.Make(t.Context(), r, rep, repair.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Apply(t.Context(), r, repair.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(k.packs) != 1 || !k.packs[bad] {
+		t.Errorf("touched %v", k.packs)
+	}
+	clean(t, s)
+}
+
+// TestKept: a pack that its lock keeps as it is gets a whole one beside it, once.
+func TestKept(t *testing.T) {
+	s := clone(t)
+	k := &keeping{Storage: s, locked: true, packs: make(map[string]bool)}
+	bad := under(t, s, "packs/")[0]
+	good := read(t, s, bad)
+	b := bytes.Clone(good)
+	b[7000] ^= 1
+	write(t, s, bad, b)
+	_, d := mend(t, k, repair.Options{})
+	if len(d.Mended) != 1 || d.Kept != 1 || len(d.Left) > 0 {
+		t.Errorf("done %+v", d)
+	}
+	if !bytes.Equal(read(t, s, bad+".1"), good) || !bytes.Equal(read(t, s, bad), b) {
+		t.Error("it does not stand beside it")
+	}
+	was := under(t, s, "index/", "packs/")
+	_, d = mend(t, k, repair.Options{})
+	if len(d.Mended) > 0 || len(d.Left) != 1 {
+		t.Errorf("again: %+v", d)
+	}
+	if is := under(t, s, "index/", "packs/"); !slices.Equal(was, is) {
+		t.Errorf("the second run stored %v, there was %v", is, was)
+	}
+	remove(t, s, bad) // as a prune does after the lock
+	r := open(t, s)
+	if err := r.LoadListed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range verify(t, s).Problems {
+		if !p.Mendable {
+			t.Errorf("lost: %v", p)
+		}
+	}
+}
+
+// TestLossList: of a pack that is beyond mending exactly those blobs are noted as lost whose bytes are hit.
+func TestLossList(t *testing.T) {
+	start := clone(t)
+	r := open(t, start)
+	rng := rand.New(rand.NewPCG(5, 5))
+	for round := range 10 {
+		s := start.Clone()
+		want := make(map[format.FailedBlob]bool)
+		for _, name := range under(t, s, "packs/") {
+			b := read(t, s, name)
+			tr, table, err := r.ReadTable(t.Context(), backends.Info{Name: name, Size: int64(len(b))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			room := tr.TableOffset() - 48
+			from := 48 + rng.IntN(room/2)
+			to := from + 4*tr.ShardSize + rng.IntN(room/2-4*tr.ShardSize) // more shards than two
+			for i := from; i < to; i++ {
+				b[i] ^= byte(1 + rng.IntN(255))
+			}
+			write(t, s, name, b)
+			for _, e := range table.Entries {
+				if int(e.Offset) < to && int(e.Offset+e.Length) > from {
+					want[format.FailedBlob{ID: e.ID, Pack: tr.Name()}] = true
+				}
+			}
+		}
+		rep := verify(t, s)
+		got := make(map[format.FailedBlob]bool)
+		for _, f := range rep.Failed {
+			got[f] = true
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("round %d: %d blobs are noted, %d are lost", round, len(got), len(want))
+		}
+		before := objects(t, s)
+		if _, d := mend(t, s, repair.Options{}); len(d.Mended) > 0 || !maps.Equal(before, objects(t, s)) {
+			t.Errorf("round %d: a false repair: %+v", round, d)
 		}
 	}
 }
