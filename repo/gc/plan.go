@@ -40,6 +40,9 @@ func (p *plan) classes() []string {
 // plan decides which packs go: those with nothing alive, and of the others those with the most that nobody needs, until no more than the share that may
 // stay is left. Packs of open sessions stay, whatever is in them, and so do those of sets that are not finished.
 func (p *pruner) plan(ctx context.Context, v *sight) (*plan, error) {
+	if p.retired != nil {
+		return p.retire(ctx, v)
+	}
 	all, err := p.weigh(ctx, v)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"packhold/crypt"
 	"packhold/crypt/canon"
+	"packhold/index"
 	"packhold/repo"
 	"packhold/repo/format"
 	"packhold/repo/keyring"
@@ -76,6 +77,9 @@ type pruner struct {
 	use *needed
 
 	held map[crypt.SessionID]bool // what is looked at although it was forgotten
+
+	retired map[index.PackID]bool // damaged packs that are to go, and no others; nil: a prune
+	going   []format.PackRef      // of those, what can go
 }
 
 // Prune removes the packs that no snapshot needs, while hosts go on backing up. Every step of it can be interrupted; the next run goes on. It takes the

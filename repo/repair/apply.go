@@ -55,6 +55,24 @@ func (m *mender) apply(ctx context.Context, p *Plan, d *Done) error {
 	if id := m.r.Keys().Identity; id == nil || m.r.Trust().Roles(id.Host)&crypt.RolePrune == 0 {
 		return ErrRole
 	}
+	var retire []Step
+	steps := slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool {
+		if s.How == Blobs {
+			retire = append(retire, s)
+		}
+		return s.How == Blobs
+	})
+	if err := m.session(ctx, steps, d); err != nil {
+		return err
+	}
+	return m.retire(ctx, retire, d)
+}
+
+// session does the steps in a session.
+func (m *mender) session(ctx context.Context, steps []Step, d *Done) error {
+	if len(steps) == 0 {
+		return nil
+	}
 	// The lease comes before anything is looked at again: a prune that condemns from here on waits for this session.
 	s, err := m.r.Begin(ctx, repo.SessionOptions{Purpose: "repair"})
 	if err != nil {
@@ -62,7 +80,7 @@ func (m *mender) apply(ctx context.Context, p *Plan, d *Done) error {
 	}
 	defer s.Close(ctx)
 	return s.Alive(ctx, func(ctx context.Context) error {
-		for _, step := range p.Steps {
+		for _, step := range steps {
 			if err := m.step(ctx, s, step, d); err != nil {
 				return err
 			}

@@ -30,13 +30,14 @@ const (
 	Copy                   // the same object of this repository, under another name
 	Tables                 // index segments: from what the packs say of themselves
 	Drop                   // it is removed: what it said is known from elsewhere, or of no use any more
+	Blobs                  // a pack: what is needed of it is whole in other packs, or is copied there from what can still be read; then it goes
 )
 
 // whole is for an object that is as it should be: what is wrong is in the packs that it needs.
 const whole How = 255
 
 func (h How) String() string {
-	return [...]string{"none", "parity", "replica", "copy", "tables", "drop"}[h]
+	return [...]string{"none", "parity", "replica", "copy", "tables", "drop", "blobs"}[h]
 }
 
 // Step is one thing to do.
@@ -133,6 +134,9 @@ func (m *mender) plan(ctx context.Context, rep *check.Report) (*Plan, error) {
 		}
 	}
 	slices.SortStableFunc(p.Steps, func(a, b Step) int { return rank(a.Object) - rank(b.Object) })
+	if err := m.retirable(ctx, p, rep); err != nil {
+		return nil, err
+	}
 	if index {
 		packs, bad, err := m.unnamed(ctx)
 		if err != nil {
@@ -169,6 +173,11 @@ func (m *mender) judge(ctx context.Context, name string, why error) (How, error)
 	prefix, _, _ := strings.Cut(name, "/")
 	switch prefix {
 	case "packs", "meta":
+		if r, ok := ref(name); ok {
+			if beside, err := m.besides(ctx, r.Name, r.Incarnation); beside || err != nil {
+				return 0, err
+			}
+		}
 		_, how, err := m.whole(ctx, name)
 		if unmendable(err) {
 			return 0, nil

@@ -79,8 +79,10 @@ func verifyOptions(v run.Values, args []string) (o check.Options, err error) {
 }
 
 func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
-	if v.Bool("repair") {
+	if repairs, err := mending.Asked(v, args); repairs {
 		return mending.Run(ctx, a.Run, v)
+	} else if err != nil {
+		return err
 	}
 	a.UseReplica(v)
 	if v.Bool("against-source") {

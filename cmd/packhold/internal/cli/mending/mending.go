@@ -51,6 +51,28 @@ func (p counted) Done(bytes int64)  { p.c.Done(0, bytes) }
 // errPlanned ends a dry run, and one whose plan was turned down.
 var errPlanned = errors.New("only planned")
 
+// Asked reports whether verify is to repair. It is a run of its own, with no other flags of verify.
+func Asked(v run.Values, args []string) (bool, error) {
+	const next = "packhold help verify"
+	if !v.Bool("repair") {
+		for _, name := range []string{"dry-run", "yes"} {
+			if v.IsSet(name) {
+				return false, fail.Usagef(name, next, "--%s needs --repair", name)
+			}
+		}
+		return false, nil
+	}
+	for _, name := range []string{"checksums", "subset", "oldest", "against-source", "sample", "resume"} {
+		if v.IsSet(name) {
+			return false, fail.Usagef(name, next, "--repair reads everything: --%s is for a check", name)
+		}
+	}
+	if len(args) > 0 {
+		return false, fail.Usagef("snapshot", next, "--repair mends the repository: it takes no snapshot")
+	}
+	return true, nil
+}
+
 // Run repairs as the flags say.
 func Run(ctx context.Context, r *run.Run, v run.Values) error {
 	m := &mending{Run: r, v: v}
@@ -213,6 +235,9 @@ func text(s repair.Step) string {
 		return "from another copy of it"
 	case repair.Tables:
 		return "from what " + term.Plural(int64(len(s.Packs)), "pack") + " without a name in the index say of themselves"
+	}
+	if s.How == repair.Blobs {
+		return "removed: what is needed of it is whole in other packs"
 	}
 	return "removed: what it said is of no use any more"
 }
