@@ -88,15 +88,24 @@ type pruner struct {
 // ErrBusy says that another one is at work: two at once would be safe, and a waste. ErrUnsafe says that an object cannot be read that may be, or may
 // name, something needed; repo.ErrDamaged that a blob is lost.
 func Prune(ctx context.Context, r *repo.Repo, o PruneOptions) (*Pruned, error) {
-	p := &pruner{r: r, o: o, res: new(Pruned), use: newNeeded(), held: make(map[crypt.SessionID]bool)}
+	p := newPruner(r, o)
+	if err := p.prune(ctx); err != nil {
+		return p.res, fmt.Errorf("pruning: %w", err)
+	}
+	return p.res, nil
+}
+
+func newPruner(r *repo.Repo, o PruneOptions) *pruner {
+	return &pruner{r: r, o: o, res: new(Pruned), use: newNeeded(), held: make(map[crypt.SessionID]bool)}
+}
+
+// prune is run, which calls nothing damage that was forgotten and removed by another prune meanwhile.
+func (p *pruner) prune(ctx context.Context) error {
 	err := p.run(ctx)
 	if (errors.Is(err, ErrUnsafe) || isDamage(err)) && p.overtaken(ctx) {
 		err = fmt.Errorf("%w: a snapshot that was looked at was forgotten and removed meanwhile", ErrBusy)
 	}
-	if err != nil {
-		return p.res, fmt.Errorf("pruning: %w", err)
-	}
-	return p.res, nil
+	return err
 }
 
 // overtaken reports whether something that this run needed to read was forgotten since it looked, so that another run may have removed it.

@@ -14,11 +14,12 @@ import (
 // Retire is a Prune of packs that were found damaged or missing, and of no others: those go of which every blob that a snapshot needs is whole in another
 // pack, or can still be read and was copied. It returns which these are, or with DryRun would be; of o MaxUnused and MaxRepack do not count. Errors are those of Prune.
 func Retire(ctx context.Context, r *repo.Repo, packs []format.PackRef, o PruneOptions) (gone []format.PackRef, res *Pruned, err error) {
-	p := &pruner{r: r, o: o, res: new(Pruned), use: newNeeded(), retired: make(map[index.PackID]bool)}
+	p := newPruner(r, o)
+	p.retired = make(map[index.PackID]bool)
 	for _, ref := range packs {
 		p.retired[index.PackID{Name: ref.Name, Incarnation: ref.Incarnation}] = true
 	}
-	if err := p.run(ctx); err != nil {
+	if err := p.prune(ctx); err != nil {
 		return nil, p.res, fmt.Errorf("retiring damaged packs: %w", err)
 	}
 	return p.going, p.res, nil
