@@ -10,6 +10,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/grammar"
 	"packhold/cmd/packhold/internal/cli/keeping"
 	"packhold/cmd/packhold/internal/cli/locking"
+	"packhold/cmd/packhold/internal/cli/pins"
 	"packhold/cmd/packhold/internal/cli/pruning"
 	"packhold/cmd/packhold/internal/cli/replicas"
 	"packhold/cmd/packhold/internal/cli/run"
@@ -36,6 +37,7 @@ func (a *app) commands() []*cli.Command {
 		pruning.Command(a.Run),
 		a.verifyCommand(),
 		catalogs.Command(a.Run),
+		pins.Command(a.Run),
 		a.statsCommand(),
 		a.keyCommand(),
 		a.hostCommand(),

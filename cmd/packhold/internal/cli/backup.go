@@ -20,6 +20,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/catalogs"
 	"packhold/cmd/packhold/internal/cli/config"
 	"packhold/cmd/packhold/internal/cli/fail"
+	"packhold/cmd/packhold/internal/cli/pins"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -122,6 +123,7 @@ func (a *app) backup(ctx context.Context, v run.Values, args []string) error {
 		e.Op, e.Job, e.Snapshot, e.Bytes, e.Duration = "backup", o.Job, res.Snapshot.ID().String(), res.Stats.BytesRead, took
 		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the snapshot is there, whoever wants to stop now
 		unlogged = r.Note(noted, e)
+		pins.Committed(a.Run, r, res.Snapshot)
 		catalogs.Committed(noted, a.Run, r, res.Snapshot)
 		cancel()
 	}

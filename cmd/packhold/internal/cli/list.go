@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"packhold/cmd/packhold/internal/cli/listing"
+	"packhold/cmd/packhold/internal/cli/pins"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
 )
@@ -37,17 +38,18 @@ func (a *app) list(ctx context.Context, v run.Values, _ []string) error {
 		return err
 	}
 	defer r.Close()
-	rows, err := listing.Rows(ctx, r, v)
+	all, err := r.RecentSnapshots(ctx)
 	if err != nil {
 		return err
 	}
+	rows := listing.Pick(r, all, v)
 	if n := v.Int("last"); n > 0 && len(rows) > n {
 		rows = rows[len(rows)-n:]
 	}
 	if err := a.rows(rows); err != nil {
 		return err
 	}
-	unread := r.UnreadSnapshots()
+	unread := errors.Join(r.UnreadSnapshots(), pins.Check(ctx, a.Run, r, all))
 	e := run.OutcomeOf(unread, 0)
 	e.Op = "list"
 	return errors.Join(unread, r.Note(ctx, e))

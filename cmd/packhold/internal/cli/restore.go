@@ -13,6 +13,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/owners"
 	"packhold/cmd/packhold/internal/cli/pick"
+	"packhold/cmd/packhold/internal/cli/pins"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/restored"
 	"packhold/cmd/packhold/internal/cli/run"
@@ -65,6 +66,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 	if err != nil {
 		return err
 	}
+	hidden := pins.Check(ctx, a.Run, r, all)
 	word, path, _ := strings.Cut(v.String("backup-id"), ":")
 	if word == "latest" {
 		if err := r.UnreadSnapshots(); err != nil {
@@ -73,7 +75,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 	}
 	snap, err := repo.FindSnapshot(all, word)
 	if err != nil {
-		return err
+		return errors.Join(err, hidden)
 	}
 	if o.Path = path; path != "" && o.FullPath {
 		if o.Include != nil {
@@ -125,7 +127,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 		cancel()
 	}
 	if err != nil && !errors.Is(err, restore.ErrFull) {
-		return errors.Join(err, verdict, noted)
+		return errors.Join(err, verdict, noted, hidden)
 	}
 	if a.Out.JSON {
 		if err := a.Out.Object("summary", restored.Object(o, res, dst, took)); err != nil {
@@ -138,10 +140,7 @@ func (a *app) restore(ctx context.Context, v run.Values, _ []string) error {
 	if verdict == nil && o.Include != nil && res.Files+res.Dirs+res.Symlinks+res.Links+res.Specials+res.Kept == 0 {
 		return fail.Usagef("include", "packhold help restore", "nothing in snapshot %d matches --include", snap.Number)
 	}
-	if noted != nil {
-		return errors.Join(verdict, noted)
-	}
-	return verdict
+	return errors.Join(verdict, noted, hidden)
 }
 
 // mayDelete refuses to remove files where a mistake would hit everything, and for a snapshot that does not say all that it lacks.

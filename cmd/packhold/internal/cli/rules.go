@@ -47,7 +47,7 @@ func rules() []fail.Rule {
 		{Is: retain.ErrNoPolicy, Code: fail.Usage, Word: "policy.none", Effect: "Nothing was forgotten.", Next: "give a rule of what to keep, such as: packhold forget --keep-daily 7"},
 		{Is: retain.ErrClosed, Code: fail.Passphrase, Word: "key.read", Effect: "Nothing was forgotten.", Next: sources + "; --group-by host needs none"},
 		{Is: audit.ErrRolledBack, Code: fail.Tampered, Word: "trust.rolledback", Effect: "Nothing newer than the older copy is used. Nothing was changed.",
-			Next: "find out who put an older copy there; if it was you, remove audit-*.json below the state folder that packhold config show names"},
+			Next: "find out who put an older copy there; if it was you, remove audit-*.json and pins-*.json below the state folder that packhold config show names"},
 		{Is: sftp.ErrUnknownHost, Code: fail.Unreachable, Word: "host.unknown", Effect: nothing, Next: "compare the fingerprint with the server's; if it is the same, add the line to known_hosts"},
 		{Is: sftp.ErrHostKeyChanged, Code: fail.Unreachable, Word: "host.changed", Effect: nothing, Next: "find out why: the server was installed anew, or somebody is in between"},
 		{Is: sftp.ErrProxy, Code: fail.Usage, Word: "host.proxy", Effect: nothing, Next: "set command in the configuration's storage to an ssh that goes that way"},

@@ -13,6 +13,7 @@ import (
 	"packhold/cmd/packhold/internal/cli/fail"
 	"packhold/cmd/packhold/internal/cli/locking"
 	"packhold/cmd/packhold/internal/cli/mending"
+	"packhold/cmd/packhold/internal/cli/pins"
 	"packhold/cmd/packhold/internal/cli/progress"
 	"packhold/cmd/packhold/internal/cli/run"
 	"packhold/cmd/packhold/internal/cli/term"
@@ -157,6 +158,11 @@ func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
 	if verdict == nil && o.ReadData {
 		verdict = locking.Remind(ctx, a.Run, r)
 	}
+	hidden, err := a.hidden(ctx, r)
+	if err != nil {
+		return err
+	}
+	verdict = errors.Join(verdict, hidden)
 	e := audit.Event{Op: "verify", Outcome: audit.Success, Bytes: rep.Bytes, Duration: a.Env.Now().Sub(start)}
 	if verdict != nil {
 		e.Outcome, e.Reason = audit.Failed, verdict.Error()
@@ -167,6 +173,15 @@ func (a *app) verify(ctx context.Context, v run.Values, args []string) error {
 		}
 	}
 	return verdict
+}
+
+// hidden looks for snapshots that were there before.
+func (a *app) hidden(ctx context.Context, r *run.Repository) (verdict, err error) {
+	all, err := r.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return pins.Check(ctx, a.Run, r, all), nil
 }
 
 // chosen finds the snapshots that were named; nil: all are meant.

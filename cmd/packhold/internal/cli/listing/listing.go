@@ -54,13 +54,17 @@ func Rows(ctx context.Context, r *run.Repository, v run.Values) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	var rows []Row
+	return Pick(r, all, v), nil
+}
+
+// Pick makes the rows of those snapshots of all that the filters let through.
+func Pick(r *run.Repository, all []*repo.Snapshot, v run.Values) (rows []Row) {
 	for _, s := range all {
 		if row := RowOf(r, s); row.wanted(v) {
 			rows = append(rows, row)
 		}
 	}
-	return rows, nil
+	return rows
 }
 
 // TypeName is the word for a type of backup.

@@ -353,6 +353,11 @@ func (r *Repository) CatalogPath() string {
 	return filepath.Join(r.StateDir, "catalog-"+r.placeTag()+".db")
 }
 
+// PinsPath is the file of the newest snapshots that were seen in this place: a replica that lags behind is no rollback.
+func (r *Repository) PinsPath() string {
+	return filepath.Join(r.StateDir, "pins-"+r.placeTag()+".json")
+}
+
 // placeTag tells the place of the repository from others of the same repository.
 func (r *Repository) placeTag() string {
 	sum := crypt.Sum([]byte(r.a.Where))
