@@ -93,15 +93,21 @@ func (w *world) rooted(t crypt.Type, name string, body []byte) {
 // role makes a host with these roles.
 func (w *world) role(name string, roles crypt.Role) *repo.Repo {
 	w.t.Helper()
+	k := *w.cred
+	k.Identity = w.certify(name, roles)
+	return w.open(w.store, repo.Access{Credential: &k})
+}
+
+// certify makes a host.
+func (w *world) certify(name string, roles crypt.Role) *crypt.Identity {
+	w.t.Helper()
 	id, err := crypt.NewIdentity()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	c := id.Certificate(name, roles, 1, time.Unix(1e9, 0))
 	w.rooted(crypt.TypeHost, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial), c.Bytes())
-	k := *w.cred
-	k.Identity = id
-	return w.open(w.store, repo.Access{Credential: &k})
+	return id
 }
 
 // settings stores a new generation.
