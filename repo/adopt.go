@@ -142,7 +142,7 @@ func (r *Repo) sessionsOf(ctx context.Context, infos []backends.Info) (map[crypt
 	if err != nil {
 		return nil, err
 	}
-	ended, err := stored.Present(ctx, r.storage, "snapshots/", slices.Collect(maps.Keys(out)))
+	ended, err := stored.Present(ctx, r.storage, "snapshots/", slices.SortedFunc(maps.Keys(out), func(a, b crypt.SessionID) int { return slices.Compare(a[:], b[:]) }))
 	if err != nil {
 		return nil, err
 	}

@@ -209,8 +209,7 @@ type loader struct {
 // read adds the segments of live that x lacks.
 func (l *loader) read(ctx context.Context, live map[crypt.ID]struct{}) error {
 	for {
-		todo := make(map[crypt.ID]struct{})
-		maps.Copy(todo, live)
+		todo := maps.Clone(live)
 		for _, id := range l.x.Segments() {
 			delete(todo, id)
 		}
@@ -222,7 +221,7 @@ func (l *loader) read(ctx context.Context, live map[crypt.ID]struct{}) error {
 		}
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(4)
-		for id := range todo {
+		for _, id := range slices.SortedFunc(maps.Keys(todo), func(a, b crypt.ID) int { return slices.Compare(a[:], b[:]) }) {
 			if l.full() {
 				break
 			}

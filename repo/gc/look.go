@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"strings"
+	"time"
 
 	"packhold/crypt"
 	"packhold/index"
@@ -84,6 +85,7 @@ type sight struct {
 	dead   map[index.PackID]bool // in a set or a final, but for the set that is being swept
 	final  map[index.PackID]bool // of those, in a final
 	leases map[crypt.SessionID]*repo.Lease
+	now    time.Time // by this machine's clock
 }
 
 // good reports whether a pack holds what the index says, as far as can be told without reading it, and nothing is about to remove it.
@@ -113,7 +115,7 @@ var vital = []string{"snapshots/", "copied/", "hosts/", "settings/", "marks/", "
 // look reads, in this order: condemned sets and finals; all snapshots, less the forgotten, and then the holds that keep some of these all the same; their
 // trees; condemned sets, finals and index once more; the packs that are stored; and the leases.
 func (p *pruner) look(ctx context.Context, but [16]byte) (*sight, error) {
-	v := &sight{dead: make(map[index.PackID]bool), final: make(map[index.PackID]bool)}
+	v := &sight{dead: make(map[index.PackID]bool), final: make(map[index.PackID]bool), now: p.r.Now()}
 	if err := v.readDead(ctx, p.r, but); err != nil {
 		return nil, err
 	}

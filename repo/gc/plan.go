@@ -145,7 +145,8 @@ func (v *sight) keeper(places []index.Place) *index.Place {
 	return nil
 }
 
-// open reports whether a pack is of a session that has not ended.
+// open reports whether a pack is of a session that has not ended, nor been silent for so long that its machine must be gone: whoever sweeps ends that one,
+// by the storage's clock, or waits. Else what it left would stay for ever where nothing else goes.
 func (v *sight) open(p *index.PackInfo) (bool, error) {
 	record, err := v.x.Session(p.Session)
 	if err != nil {
@@ -156,7 +157,7 @@ func (v *sight) open(p *index.PackInfo) (bool, error) {
 		return true, nil // whose it is nobody can tell
 	}
 	l := v.leases[rec.Session]
-	return l != nil && !l.Ended, nil
+	return l != nil && !l.Ended && v.now.Sub(l.Seen) < repo.LeaseDead, nil
 }
 
 // sure opens and hashes the copy that stays of every blob of which another copy goes: a host may have claimed a blob that it never stored. Where it does not

@@ -33,14 +33,19 @@ type actor struct {
 	run   func(ctx context.Context, a *actor) error
 }
 
-// put stores a tree of one file for each of blobs, and returns its root.
-func (s *sim) put(w *repo.Worker, blobs [][]byte) (crypt.ID, error) {
+// tree stores a tree of one file for each of blobs, and returns its root.
+func tree(w *repo.Worker, blobs [][]byte) (crypt.ID, error) {
+	root, _, err := storeTree(w, blobs)
+	return root, err
+}
+
+// storeTree also returns the IDs of all blobs of the tree.
+func storeTree(w *repo.Worker, blobs [][]byte) (root crypt.ID, ids []crypt.ID, err error) {
 	var nodes []*snapshot.Node
-	var ids []crypt.ID
 	for _, b := range blobs {
 		id, _, err := w.Store(b)
 		if err != nil {
-			return id, err
+			return id, nil, err
 		}
 		ids = append(ids, id)
 		nodes = append(nodes, &snapshot.Node{Name: id.String(), Type: snapshot.File, Size: uint64(len(b)), Extents: []snapshot.Extent{{Kind: snapshot.Data, Length: uint64(len(b)), ID: id}}})
@@ -53,10 +58,16 @@ func (s *sim) put(w *repo.Worker, blobs [][]byte) (crypt.ID, error) {
 	})
 	for _, n := range nodes {
 		if err := d.Add(n); err != nil {
-			return crypt.ID{}, err
+			return crypt.ID{}, nil, err
 		}
 	}
-	root, _, err := d.Finish()
+	root, _, err = d.Finish()
+	return root, ids, err
+}
+
+// put stores a tree and remembers what it needs.
+func (s *sim) put(w *repo.Worker, blobs [][]byte) (crypt.ID, error) {
+	root, ids, err := storeTree(w, blobs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trees[root] = ids
