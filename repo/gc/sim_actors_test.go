@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -316,8 +317,8 @@ func (s *sim) prune(ctx context.Context, a *actor) error {
 		return err
 	}
 	var own string
-	for id, c := range sets {
-		if !c.final && (own == "" || a.rng.IntN(2) == 0) {
+	for _, id := range slices.Sorted(maps.Keys(sets)) {
+		if c := sets[id]; !c.final && (own == "" || a.rng.IntN(2) == 0) {
 			own = id
 		}
 	}
@@ -424,6 +425,7 @@ func (s *sim) prune(ctx context.Context, a *actor) error {
 		for _, p := range again[own].packs {
 			final = append(final, p)
 		}
+		slices.SortFunc(final, format.PackRef.Compare)
 		s.count("finalled by another")
 	}
 	if err != nil {
