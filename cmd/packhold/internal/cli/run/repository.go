@@ -334,7 +334,7 @@ func (r *Repository) auditState(ctx context.Context, o *audit.Options) (string, 
 		return "", err
 	}
 	for _, e := range known {
-		if i, err := e.Info(); err == nil && strings.HasPrefix(i.Name(), prefix+"-") && (newest == nil || i.ModTime().After(newest.ModTime())) {
+		if i, err := e.Info(); err == nil && strings.HasPrefix(i.Name(), prefix+"-") && strings.HasSuffix(i.Name(), ".json") && (newest == nil || i.ModTime().After(newest.ModTime())) {
 			newest = i
 		}
 	}
