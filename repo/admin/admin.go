@@ -4,6 +4,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,9 @@ func (a *root) seal(t crypt.Type, name string, body []byte) (full string, object
 }
 
 // putHost certifies id under name and stores the certificate.
-func (a *root) putHost(ctx context.Context, id *crypt.Identity, name string, roles crypt.Role) (*crypt.Certificate, error) {
+func (a *root) putHost(ctx context.Context, id *crypt.Identity, name string, roles crypt.Role, domain string) (*crypt.Certificate, error) {
 	c := id.Certificate(name, roles, 1, a.now)
+	c.Domain = domain
 	full, object, err := a.seal(crypt.TypeHost, fmt.Sprintf("hosts/%v/%d-", c.Host, c.Serial), c.Bytes())
 	if err != nil {
 		return nil, err
@@ -113,7 +115,7 @@ func (a *root) addKey(ctx context.Context, r *repo.Repo, passphrase []byte, labe
 	if err != nil {
 		return id, err
 	}
-	c, err := a.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune)
+	c, err := a.putHost(ctx, holder, label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune, "")
 	if err != nil {
 		return id, err
 	}
@@ -256,10 +258,22 @@ func ExportKey(r *repo.Repo, passphrase []byte) ([]byte, error) {
 // EnrollHost makes a host of this repository with the given roles and returns its credential.
 // Its certificate and its grant of the write secrets are stored before it is returned. ErrChanged says that keys are rotated meanwhile.
 func EnrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role) (*crypt.Credential, error) {
+	return EnrollHostIn(ctx, r, name, roles, "")
+}
+
+// Strict is the dedup domain that the settings never name: each of its hosts is alone, also beside the others.
+const Strict = "strict"
+
+// EnrollHostIn does what EnrollHost does for a host of a dedup domain: it relies on packs of no host outside. A domain is a name of at most 1,024 bytes, "" the
+// one of all hosts that were not put elsewhere; one that is new is stored in the settings, so two of these at the same time may give ErrChanged.
+func EnrollHostIn(ctx context.Context, r *repo.Repo, name string, roles crypt.Role, domain string) (*crypt.Credential, error) {
 	a, err := rootOf(r)
+	if err == nil {
+		err = a.addDomain(ctx, r, domain)
+	}
 	var c *crypt.Credential
 	if err == nil {
-		c, err = a.enrollHost(ctx, r, name, roles)
+		c, err = a.enrollHost(ctx, r, name, roles, domain)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("enrolling host %q: %w", name, err)
@@ -267,7 +281,20 @@ func EnrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role
 	return c, nil
 }
 
-func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role) (*crypt.Credential, error) {
+// addDomain has the settings name a domain before any host is in it: one that they do not name would be a strict one.
+func (a *root) addDomain(ctx context.Context, r *repo.Repo, domain string) error {
+	at, there := slices.BinarySearch(a.settings.Domains, domain)
+	if domain == "" || domain == Strict || there {
+		return nil
+	}
+	err := a.nextSettings(ctx, r, func(s *format.Settings) { s.Domains = slices.Insert(slices.Clone(s.Domains), at, domain) })
+	if err == nil {
+		*r.Settings() = *a.settings
+	}
+	return err
+}
+
+func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles crypt.Role, domain string) (*crypt.Credential, error) {
 	id, err := crypt.NewIdentity()
 	if err != nil {
 		return nil, err
@@ -281,7 +308,7 @@ func (a *root) enrollHost(ctx context.Context, r *repo.Repo, name string, roles 
 		}
 		c.Read = append(c.Read, pub)
 	}
-	cert, err := a.putHost(ctx, id, name, roles)
+	cert, err := a.putHost(ctx, id, name, roles, domain)
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +348,7 @@ func (a *root) empower(ctx context.Context, r *repo.Repo, more crypt.Role) error
 		return repo.ErrNeedHost
 	}
 	cert := id.Certificate(old.Name, r.Trust().Roles(id.Host)|more, old.Serial+1, a.now)
+	cert.Domain = old.Domain
 	name, object, err := a.seal(crypt.TypeHost, fmt.Sprintf("hosts/%v/%d-", cert.Host, cert.Serial), cert.Bytes())
 	if err != nil {
 		return err

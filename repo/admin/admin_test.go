@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -490,6 +491,48 @@ func TestEnroll(t *testing.T) {
 	}
 }
 
+// TestEnrollIn has hosts store what a host of another domain stored: each time once for a domain, and for every strict host. A domain is named in the
+// settings before any host is in it, and stays a host's when it is certified anew.
+func TestEnrollIn(t *testing.T) {
+	t.Parallel()
+	b := newTestRepo(t)
+	blob := bytes.Repeat([]byte{1}, 5000)
+	store(t, open(t, b, repo.Access{Credential: b.credential}), blob)
+	r, _ := b.administrator(t, b)
+	for _, x := range []struct {
+		name, domain string
+		blobs        uint64 // with the root page
+	}{{"lab-1", "lab", 2}, {"lab-2", "lab", 0}, {"alone-1", Strict, 2}, {"alone-2", Strict, 2}, {"attic", "attic", 2}, {"shared", "", 0}, {"lab-3", "lab", 0}} {
+		c, err := EnrollHostIn(t.Context(), r, x.name, crypt.RoleWriter, x.domain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if snap := store(t, open(t, b, repo.Access{Credential: c}), blob); uint64(snap.Stats.Blobs) != x.blobs {
+			t.Errorf("%s stored %d blobs, want %d", x.name, snap.Stats.Blobs, x.blobs)
+		}
+		own := open(t, b, repo.Access{Credential: c, Passphrase: []byte(passphrase)})
+		own.Keys().Identity = c.Identity
+		if err := Empower(t.Context(), own, crypt.RoleOperator); err != nil {
+			t.Fatal(err)
+		}
+		cert := open(t, b, repo.Access{Credential: c}).Trust().Certificate(c.Identity.Host)
+		if cert.Serial != 2 || cert.Domain != x.domain || cert.Roles != crypt.RoleWriter|crypt.RoleOperator {
+			t.Errorf("%s is certified anew as %+v", x.name, cert)
+		}
+	}
+	if got := open(t, b, repo.Access{Credential: b.credential}).Settings().Domains; !slices.Equal(got, []string{"attic", "lab"}) || !slices.Equal(got, r.Settings().Domains) {
+		t.Errorf("the settings name %q", got)
+	}
+	// An administrator who opened it before does not take a newer one's domain away.
+	late, _ := b.administrator(t, b)
+	if _, err := EnrollHostIn(t.Context(), r, "cellar", crypt.RoleWriter, "cellar"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnrollHostIn(t.Context(), late, "garden", crypt.RoleWriter, "garden"); !errors.Is(err, ErrChanged) {
+		t.Errorf("two administrators at once: %v", err)
+	}
+}
+
 // usable reports which key slots can be used: one that lists and has its bundle. TestKeys opens such slots with their passphrases.
 func (b *testRepo) usable(t *testing.T, s backends.Storage) map[crypt.SlotID]bool {
 	t.Helper()
@@ -517,7 +560,7 @@ func TestKeyFaults(t *testing.T) {
 		"add":    func(r *repo.Repo, a *root) (crypt.SlotID, error) { return a.addKey(t.Context(), r, word, "second") },
 		"change": func(r *repo.Repo, a *root) (crypt.SlotID, error) { return a.changePassphrase(t.Context(), r, word) },
 		"enroll": func(r *repo.Repo, a *root) (crypt.SlotID, error) {
-			c, err := a.enrollHost(t.Context(), r, "host-b", crypt.RoleWriter)
+			c, err := a.enrollHost(t.Context(), r, "host-b", crypt.RoleWriter, "")
 			if err == nil {
 				_, err = repo.Open(t.Context(), r.Storage(), repo.Access{Credential: c}, repo.Options{})
 			}

@@ -110,14 +110,14 @@ func initRepo(ctx context.Context, s backends.Storage, o InitOptions) (*crypt.Cr
 		}
 		return nil, err
 	}
-	if _, err := a.putHost(ctx, keys.Identity, o.HostName, crypt.RoleWriter); err != nil {
+	if _, err := a.putHost(ctx, keys.Identity, o.HostName, crypt.RoleWriter, ""); err != nil {
 		return nil, err
 	}
 	holder, err := crypt.NewIdentity()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune); err != nil {
+	if _, err := a.putHost(ctx, holder, o.Label, crypt.RoleReader|crypt.RoleAdmin|crypt.RolePrune, ""); err != nil {
 		return nil, err
 	}
 	slot, err := a.putSlot(ctx, o.Passphrase, o.Label, holder, func() error { return nil })

@@ -49,7 +49,7 @@ var basePeopled = sync.OnceValues(func() (*peopled, error) {
 		return nil, err
 	}
 	for _, name := range []string{"b", "c", "d"} {
-		if p.hosts[name], err = a.enrollHost(ctx, r, "host-"+name, crypt.RoleWriter); err != nil {
+		if p.hosts[name], err = a.enrollHost(ctx, r, "host-"+name, crypt.RoleWriter, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -345,7 +345,7 @@ var changes = map[string]func(ctx context.Context, p *peopled, r *repo.Repo, a *
 		return err
 	},
 	"enroll": func(ctx context.Context, p *peopled, r *repo.Repo, a *root) error {
-		c, err := a.enrollHost(ctx, r, "host-e", crypt.RoleWriter)
+		c, err := a.enrollHost(ctx, r, "host-e", crypt.RoleWriter, "")
 		if err == nil {
 			p.hosts["e"] = c
 		}

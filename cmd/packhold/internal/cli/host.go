@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,6 +29,8 @@ func (a *app) hostCommand() *cli.Command {
 			{Name: "enroll", Usage: "make this machine a host: from then on it backs up without the passphrase", Flags: []cli.Flag{
 				&cli.StringFlag{Name: "name", Usage: "`NAME` of the host (default: the machine's)"},
 				&cli.BoolFlag{Name: "replicator", Usage: "not to back up, but to copy the repository: packhold replicate"},
+				&cli.StringFlag{Name: "domain", Usage: "rely only on what hosts of the same `DOMAIN` stored, a new one or one there is; strict: on no other host (default: on all that have no domain)"},
+				&cli.BoolFlag{Name: "operator", Usage: "also to hold snapshots without a passphrase: packhold holds"},
 				&cli.BoolFlag{Name: "replace", Usage: "also where this machine has a credential already"},
 				&cli.StringFlag{Name: "output", Usage: "write the credential to `FILE`, for another machine that never sees the passphrase", TakesFile: true},
 				run.KeyHintFlag(), run.KeyFileFlag(),
@@ -93,7 +96,7 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 	if err != nil {
 		return err
 	}
-	t := &term.Table{Header: []string{"ID", "ROLES", "SINCE", "SNAPSHOTS", "LAST", "NAME"}, Right: []int{3}}
+	t := &term.Table{Header: []string{"ID", "ROLES", "DOMAIN", "SINCE", "SNAPSHOTS", "LAST", "NAME"}, Right: []int{4}}
 	for _, h := range hosts {
 		if a.Out.JSON {
 			line := struct {
@@ -101,6 +104,8 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 				Name      string     `json:"name"`
 				Raw       string     `json:"name_raw,omitempty"`
 				Roles     string     `json:"roles"`
+				Domain    string     `json:"domain,omitempty"`
+				DomainRaw string     `json:"domain_raw,omitempty"`
 				Since     time.Time  `json:"since"`
 				Snapshots int        `json:"snapshots"`
 				Last      *time.Time `json:"last,omitempty"`
@@ -109,6 +114,7 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 			}{ID: h.Host.String(), Roles: roleNames(h.Roles), Since: time.Unix(h.Before, 0).UTC(), Snapshots: h.snapshots, Revoked: r.Trust().Revoked(h.Host),
 				This: r.Credential != nil && h.Host == r.Credential.Identity.Host}
 			line.Name, line.Raw = term.RawName(h.Name)
+			line.Domain, line.DomainRaw = term.RawName(h.Domain)
 			if h.snapshots > 0 {
 				last := h.last.UTC()
 				line.Last = &last
@@ -126,7 +132,11 @@ func (a *app) hostList(ctx context.Context, v run.Values, _ []string) error {
 		if r.Trust().Revoked(h.Host) {
 			roles = "revoked"
 		}
-		t.Rows = append(t.Rows, []string{h.Host.String(), roles, term.Time(time.Unix(h.Before, 0), a.Env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
+		domain := "-"
+		if h.Domain != "" {
+			domain = term.Name(h.Domain)
+		}
+		t.Rows = append(t.Rows, []string{h.Host.String(), roles, domain, term.Time(time.Unix(h.Before, 0), a.Env.Zone), term.Count(int64(h.snapshots)), last, term.Name(h.Name)})
 	}
 	if a.Out.JSON {
 		return nil
@@ -147,6 +157,15 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 			return err
 		}
 	}
+	domain := v.String("domain")
+	switch {
+	case v.Bool("replicator") && (v.Bool("operator") || domain != ""):
+		return fail.Usagef("flag", "packhold help host enroll", "--replicator goes with neither --operator nor --domain")
+	case !utf8.ValidString(domain) || len(domain) > 1024:
+		return fail.Usagef("domain", "packhold help host enroll", "--domain is not a text of at most 1,024 bytes")
+	case v.Bool("operator"):
+		roles |= crypt.RoleOperator
+	}
 	output := v.String("output")
 	if output != "" {
 		there = nil // it is not for this machine
@@ -166,7 +185,7 @@ func (a *app) hostEnroll(ctx context.Context, v run.Values, _ []string) error {
 	if name == "" {
 		name = run.HostName()
 	}
-	c, err := admin.EnrollHost(ctx, r.Repo, name, roles)
+	c, err := admin.EnrollHostIn(ctx, r.Repo, name, roles, domain)
 	if err != nil {
 		return err
 	}
