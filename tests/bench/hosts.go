@@ -70,6 +70,7 @@ func runHosts(ctx context.Context, args []string) error {
 		}
 		slices.Sort(own)
 		slices.Sort(same)
+		fmt.Fprintf(os.Stderr, "%d hosts: own files %.0f MiB/s, the same %.0f MiB/s\n", n, own, same)
 		fmt.Fprintf(&text, "| %d | %.0f | %.0f | %d |\n", n, own[len(own)/2], same[len(same)/2], stored>>20)
 	}
 	fmt.Print(text.String())
