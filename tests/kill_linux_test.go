@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// soaking says that tests of crashes should take hours rather than a minute.
-func soaking() bool { return os.Getenv("PACKHOLD_SOAK") != "" }
-
 // newSeed returns a seed for a test and prints it; PACKHOLD_SEED repeats a run as far as the machine's timing allows.
 func newSeed(t *testing.T) *rand.Rand {
 	t.Helper()

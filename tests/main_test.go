@@ -115,6 +115,9 @@ func finish(t testing.TB, cmd *exec.Cmd) result {
 	return r
 }
 
+// soaking says that tests of crashes should take hours rather than a minute.
+func soaking() bool { return os.Getenv("PACKHOLD_SOAK") != "" }
+
 // unseemly tells of what no user should ever read.
 func unseemly(stderr string) string {
 	for _, sign := range []string{"panic:", "goroutine ", "runtime error", "fatal error:"} {
