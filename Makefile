@@ -67,7 +67,7 @@ fuzz:
 
 # The tests of crashes and interleavings, many times longer.
 soak: setup
-	PACKHOLD_SOAK=1 PACKHOLD_OUTAGE=16m $(GO) test -count 1 -timeout 6h -v -run 'Outage|Kill|Crash|Fault|Simulat|NoSpace|Damage|Every|Model|Fleet|SameFiles|ManyLeases|Overtaken' ./tests ./pack ./repo/... ./backends/...
+	PACKHOLD_SOAK=1 PACKHOLD_OUTAGE=16m $(GO) test -count 1 -timeout 6h -v -run 'Outage|Kill|Crash|PowerLoss|Fault|Simulat|NoSpace|Damage|Every|Model|Fleet|SameFiles|ManyLeases|Overtaken' ./tests ./pack ./repo/... ./backends/...
 
 lint:
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
