@@ -83,7 +83,7 @@ type Repo struct {
 
 	index atomic.Pointer[index.Index] // nil before LoadIndex
 
-	loadMu    sync.Mutex    // serializes readings of the index, and guards what follows
+	loadMu    stored.Gate   // serializes readings of the index, and guards what follows
 	loads     uint64        // how often the index was read
 	listPacks bool          // the session wants packs looked up in the storage's listing
 	loaded    time.Time     // when the last reading ended
@@ -175,7 +175,7 @@ func Open(ctx context.Context, s backends.Storage, a Access, o Options) (*Repo, 
 }
 
 func newRepo(s backends.Storage, o Options) *Repo {
-	r := &Repo{storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailMost: tailMost,
+	r := &Repo{loadMu: stored.NewGate(), storage: s, now: o.Now, cache: o.CachePath, coder: new(pack.Coder), tailMost: tailMost,
 		kept: make(map[crypt.SessionID]crypt.ID), gone: make(map[index.PackID]struct{}), reported: make(map[string]bool),
 		sessions: make(map[crypt.SessionID]crypt.SessionKey), packKeys: make(map[packKeyID]*crypt.PackKey),
 		known: make(map[string]knownObject)}

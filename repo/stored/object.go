@@ -170,7 +170,7 @@ func CreateWith(ctx context.Context, s backends.Storage, name string, object []b
 	switch {
 	case gerr == nil && bytes.Equal(there, object):
 		return nil
-	case gerr != nil && !Isolated(gerr):
+	case gerr != nil && !Isolated(gerr) && !Missing(gerr): // one that is gone already was somebody's
 		return gerr
 	}
 	return err
@@ -228,3 +228,16 @@ func Compare(ctx context.Context, s backends.Storage, name string, data []byte, 
 	}
 	return nil
 }
+
+// Gate is a lock that is held over calls of the storage. It waits at a channel, not at a mutex, so that a simulation, which decides when those calls go
+// on, can tell that everybody waits. Its zero value is no lock.
+type Gate struct{ held chan struct{} }
+
+// NewGate returns a Gate that nobody holds.
+func NewGate() Gate { return Gate{make(chan struct{}, 1)} }
+
+// Lock waits until nobody else holds g.
+func (g Gate) Lock() { g.held <- struct{}{} }
+
+// Unlock lets the next one in.
+func (g Gate) Unlock() { <-g.held }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"testing"
 	"time"
@@ -125,5 +126,13 @@ func TestCompare(t *testing.T) {
 		if err := Compare(t.Context(), s, name, data, window); err != nil {
 			t.Errorf("windows of %d: %v", window, err)
 		}
+	}
+}
+
+// TestCreateGone: a name that somebody else had for a moment was taken, as that of a session is which a cloned machine has ended.
+func TestCreateGone(t *testing.T) {
+	s := fault.New(mem.New(time.Now), fault.Rule{Op: fault.Put, Err: fs.ErrExist})
+	if err := Create(t.Context(), s, "leases/06e57170e0b5bb6b9b90b148020dd8bf", []byte("x")); !Exists(err) || Missing(err) {
+		t.Errorf("%v", err)
 	}
 }
