@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -235,7 +236,7 @@ func live(t *testing.T) *life {
 		must(err)
 		res, err := backup.Run(ctx, r, backup.Options{Sources: []string{l.source}})
 		must(err)
-		l.promised = append(l.promised, promise{res.Snapshot.ID().String(), len(l.events), 1 << 60})
+		l.promised = append(l.promised, promise{res.Snapshot.ID().String(), len(l.events), math.MaxInt})
 		if seed == 0 {
 			first = res.Snapshot
 		}
