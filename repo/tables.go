@@ -48,7 +48,7 @@ func (r *Repo) addUnnamed(ctx context.Context, x *index.Index, excluded map[inde
 				continue
 			}
 			g.Go(func() error {
-				s, err := r.describe(gctx, pid, i)
+				s, err := r.Describe(gctx, pid, i)
 				switch {
 				case err == nil:
 					mu.Lock()
@@ -83,8 +83,8 @@ func (r *Repo) addUnnamed(ctx context.Context, x *index.Index, excluded map[inde
 	return nil
 }
 
-// describe makes a segment of what a pack says of itself.
-func (r *Repo) describe(ctx context.Context, id index.PackID, i backends.Info) (*index.Segment, error) {
+// Describe makes a segment of what a pack, which was listed so, says of itself.
+func (r *Repo) Describe(ctx context.Context, id index.PackID, i backends.Info) (*index.Segment, error) {
 	t, table, err := r.ReadTable(ctx, i)
 	if err != nil {
 		return nil, err

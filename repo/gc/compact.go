@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -15,11 +16,10 @@ import (
 )
 
 // Segments with fewer than smallSegment entries are put together once there are manySmall of them, so that a host which comes new does not read one for each
-// backup ever made. largeSegment is how many entries a new one has at most: 5 MB.
+// backup ever made.
 const (
 	smallSegment = 10_000
 	manySmall    = 16
-	largeSegment = 100_000
 )
 
 // merger puts segments together.
@@ -29,9 +29,8 @@ type merger struct {
 	old []crypt.ID // whose place is taken
 	new []crypt.ID
 
-	segment  *index.Segment
-	packs    map[index.PackID]crypt.ID // that the new segments name, and the hash of what they say of it
-	sessions map[string]uint16         // of segment
+	join  index.Joiner
+	packs map[index.PackID]crypt.ID // that the new segments name, and the hash of what they say of it
 }
 
 // compact writes segments in place of those that name packs which are gone, and of small ones. The last of the new ones says so, and counts only where the
@@ -146,27 +145,11 @@ func (m *merger) add(ctx context.Context, name string, old *index.Segment, gone 
 			continue
 		}
 		m.packs[k.PackID] = said[n]
-		if m.segment != nil && (len(m.segment.Entries)+len(entries[n]) > largeSegment || len(m.segment.Packs) >= index.MaxPacks || len(m.sessions) >= index.MaxSessions) {
-			if err := m.put(ctx); err != nil {
+		for !m.join.Add(k, old.Sessions[k.Session], entries[n]) {
+			if err := m.put(ctx, m.join.Take()); err != nil {
 				return err
 			}
 		}
-		if m.segment == nil {
-			m.segment, m.sessions = new(index.Segment), make(map[string]uint16)
-		}
-		record := string(old.Sessions[k.Session])
-		number, known := m.sessions[record]
-		if !known {
-			number = uint16(len(m.segment.Sessions))
-			m.sessions[record] = number
-			m.segment.Sessions = append(m.segment.Sessions, old.Sessions[k.Session])
-		}
-		k.Session = number
-		for _, e := range entries[n] {
-			e.Pack = uint32(len(m.segment.Packs))
-			m.segment.Entries = append(m.segment.Entries, e)
-		}
-		m.segment.Packs = append(m.segment.Packs, k)
 	}
 	return nil
 }
@@ -182,21 +165,18 @@ func saidOf(k index.Pack, session []byte, entries []index.Entry) (crypt.ID, erro
 	return crypt.Sum(b), err
 }
 
-// put stores the segment at hand.
-func (m *merger) put(ctx context.Context) error {
-	m.segment.Sort()
-	id, err := m.s.PutSegment(ctx, m.segment)
-	m.new, m.segment = append(m.new, id), nil
+// put stores a new segment.
+func (m *merger) put(ctx context.Context, seg *index.Segment) error {
+	id, err := m.s.PutSegment(ctx, seg)
+	m.new = append(m.new, id)
 	return err
 }
 
 // finish stores the last segment, which takes the place of the old ones.
 func (m *merger) finish(ctx context.Context) error {
-	if m.segment == nil {
-		m.segment = new(index.Segment)
-	}
+	last := cmp.Or(m.join.Take(), new(index.Segment))
 	byName := func(a, b crypt.ID) int { return slices.Compare(a[:], b[:]) }
 	slices.SortFunc(m.old, byName)
-	m.segment.Supersedes, m.segment.Companions = m.old, slices.SortedFunc(slices.Values(m.new), byName)
-	return m.put(ctx)
+	last.Supersedes, last.Companions = m.old, slices.SortedFunc(slices.Values(m.new), byName)
+	return m.put(ctx, last)
 }

@@ -173,21 +173,15 @@ func (m *mender) doPack(ctx context.Context, s *repo.Session, step Step, d *Done
 	return how, err
 }
 
-// segmentEntries is how many blobs a rebuilt segment names at most: 5 MB.
-const segmentEntries = 100_000
-
 // rebuild names the packs that no segment names, and then removes the damaged segment: what it said of packs that are there is known again.
 func (m *mender) rebuild(ctx context.Context, s *repo.Session, step Step, d *Done) error {
-	var seg *index.Segment
-	sessions := make(map[string]uint16)
+	var join index.Joiner
 	put := func() error {
+		seg := join.Take()
 		if seg == nil {
 			return nil
 		}
-		seg.Sort()
 		_, err := s.PutSegment(ctx, seg)
-		seg = nil
-		clear(sessions)
 		return err
 	}
 	packs, _, err := m.unnamed(ctx)
@@ -203,28 +197,11 @@ func (m *mender) rebuild(ctx context.Context, s *repo.Session, step Step, d *Don
 		if err != nil {
 			return err
 		}
-		if seg != nil && (len(seg.Entries)+len(one.Entries) > segmentEntries || len(seg.Packs) >= index.MaxPacks || len(seg.Sessions) >= index.MaxSessions) {
+		for !join.Add(one.Packs[0], one.Sessions[0], one.Entries) {
 			if err := put(); err != nil {
 				return err
 			}
 		}
-		if seg == nil {
-			seg = new(index.Segment)
-		}
-		record := string(one.Sessions[0])
-		number, known := sessions[record]
-		if !known {
-			number = uint16(len(seg.Sessions))
-			sessions[record] = number
-			seg.Sessions = append(seg.Sessions, one.Sessions[0])
-		}
-		p := one.Packs[0]
-		p.Session = number
-		for _, e := range one.Entries {
-			e.Pack = uint32(len(seg.Packs))
-			seg.Entries = append(seg.Entries, e)
-		}
-		seg.Packs = append(seg.Packs, p)
 	}
 	if err := put(); err != nil {
 		return err

@@ -292,19 +292,9 @@ func (m *mender) describe(ctx context.Context, name string) (*index.Segment, err
 		return nil, err
 	}
 	info.Name = name
-	t, table, err := m.r.ReadTable(ctx, info)
-	if err != nil {
-		return nil, err
-	}
 	id, _, inc, err := format.ParsePackName(name)
 	if err != nil {
 		return nil, err
 	}
-	seg := &index.Segment{Sessions: [][]byte{table.Session}, Packs: []index.Pack{{PackID: index.PackID{Name: id, Incarnation: inc}, Kind: t.Header.Type,
-		Size: uint64(t.FileSize()), Salt: t.Header.Salt, Epoch: t.Header.Epoch, Trailer: t.Compact(nil)}}}
-	for _, e := range table.Entries {
-		seg.Entries = append(seg.Entries, index.Entry{ID: e.ID, Offset: e.Offset, Length: e.Length, Raw: e.Raw, Compression: e.Compression})
-	}
-	seg.Sort()
-	return seg, nil
+	return m.r.Describe(ctx, index.PackID{Name: id, Incarnation: inc}, info)
 }
