@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,7 +92,7 @@ func TestOrphans(t *testing.T) {
 func TestManyLeases(t *testing.T) {
 	many := 20_000
 	switch {
-	case os.Getenv("PACKHOLD_SOAK") != "":
+	case soak:
 		many = 100_000
 	case testing.Short():
 		many = 1000
@@ -152,6 +152,21 @@ func TestManyLeases(t *testing.T) {
 	w.whole()
 }
 
+// during copies the world, whose storage calls then at its call number at, beside what makes that call, and tells how many calls there were.
+func (w *world) during(at int, then func(w *world)) (*world, *fault.Store, func() int) {
+	c := *w
+	c.store = w.store.Clone()
+	f := fault.New(c.store)
+	var n atomic.Int64
+	f.SetHook(func(fault.Op, string) error {
+		if n.Add(1) == int64(at) {
+			then(&c)
+		}
+		return nil
+	})
+	return &c, f, func() int { return int(n.Load()) }
+}
+
 // TestPruneOvertaken: while a prune looks, at each of its calls, somebody forgets a snapshot that it has seen and another prune removes what that alone
 // needed. Nothing is damaged, and nobody is told so.
 func TestPruneOvertaken(t *testing.T) {
@@ -159,27 +174,15 @@ func TestPruneOvertaken(t *testing.T) {
 	base.backup(base.host(), some(1), backup.Options{})
 	a := base.backup(base.host(), some(2), backup.Options{})
 	busy, step := 0, 3
-	if os.Getenv("PACKHOLD_SOAK") != "" {
+	if soak {
 		step = 1
 	}
 	for at := 1; ; at += step {
-		w := *base
-		w.store = base.store.Clone()
-		f := fault.New(w.store)
-		n := 0
-		var mu sync.Mutex // guards n
-		f.SetHook(func(op fault.Op, name string) error {
-			mu.Lock()
-			n++
-			mine := n == at
-			mu.Unlock()
-			if mine {
-				w.forget(a)
-				if res := w.prune(gc.PruneOptions{Anyway: true}); res.Removed == 0 {
-					t.Errorf("call %d: %+v", at, res)
-				}
+		w, f, calls := base.during(at, func(w *world) {
+			w.forget(a)
+			if res := w.prune(gc.PruneOptions{Anyway: true}); res.Removed == 0 {
+				t.Errorf("call %d: %+v", at, res)
 			}
-			return nil
 		})
 		_, err := gc.Prune(t.Context(), w.holder(f), gc.PruneOptions{Anyway: true})
 		if errors.Is(err, gc.ErrBusy) {
@@ -188,7 +191,7 @@ func TestPruneOvertaken(t *testing.T) {
 			t.Errorf("at call %d: %v", at, err)
 		}
 		w.whole()
-		if n < at {
+		if calls() < at {
 			break
 		}
 	}
@@ -209,27 +212,15 @@ func TestVerifyBesidePrune(t *testing.T) {
 	base.backup(base.host(), map[string]string{"3": files["3"]}, backup.Options{})
 	base.backup(base.host(), some(9), backup.Options{})
 	step := 3
-	if os.Getenv("PACKHOLD_SOAK") != "" {
+	if soak {
 		step = 1
 	}
 	for at := 1; ; at += step {
-		w := *base
-		w.store = base.store.Clone()
-		f := fault.New(w.store)
-		n := 0
-		var mu sync.Mutex // guards n
-		f.SetHook(func(op fault.Op, name string) error {
-			mu.Lock()
-			n++
-			mine := n == at
-			mu.Unlock()
-			if mine {
-				w.forget(a)
-				if res := w.prune(gc.PruneOptions{MaxRepack: -1}); res.Removed == 0 || res.Repacked == 0 {
-					t.Errorf("call %d: %+v", at, res)
-				}
+		w, f, calls := base.during(at, func(w *world) {
+			w.forget(a)
+			if res := w.prune(gc.PruneOptions{MaxRepack: -1}); res.Removed == 0 || res.Repacked == 0 {
+				t.Errorf("call %d: %+v", at, res)
 			}
-			return nil
 		})
 		rep, err := check.Run(t.Context(), w.open(f, repo.Access{Credential: w.cred, Passphrase: []byte(repotest.Passphrase)}), check.Options{ReadData: true})
 		if err != nil {
@@ -241,7 +232,7 @@ func TestVerifyBesidePrune(t *testing.T) {
 		if rep.Count+len(rep.Lost)+len(rep.Failed) != 0 {
 			t.Errorf("at call %d: %d problems, %d packs and %d blobs lost", at, rep.Count, len(rep.Lost), len(rep.Failed))
 		}
-		if n < at {
+		if calls() < at {
 			break
 		}
 	}

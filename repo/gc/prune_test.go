@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -250,7 +249,7 @@ func TestPruneInterrupted(t *testing.T) {
 	want := len(w.packs())
 	step := 7
 	switch {
-	case os.Getenv("PACKHOLD_SOAK") != "":
+	case soak:
 		step = 1
 	case testing.Short():
 		step = 29
@@ -447,7 +446,7 @@ func TestPruneLeavesOpenSegments(t *testing.T) {
 func TestPruneRaces(t *testing.T) {
 	seeds := 2
 	switch {
-	case os.Getenv("PACKHOLD_SOAK") != "":
+	case soak:
 		seeds = 100
 	case testing.Short():
 		seeds = 1

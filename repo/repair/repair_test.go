@@ -120,20 +120,27 @@ func verify(t *testing.T, s backends.Storage) *check.Report {
 	return rep
 }
 
+// planned opens and checks everything, and plans what to do about it.
+func planned(t *testing.T, s backends.Storage, o repair.Options) (*repo.Repo, *repair.Plan) {
+	t.Helper()
+	r := open(t, s)
+	rep, err := check.Run(t.Context(), r, check.Options{ReadData: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := repair.Make(t.Context(), r, rep, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, p
+}
+
 // mend checks, plans and applies, in a second round where the first one mended what says whom to believe.
 func mend(t *testing.T, s backends.Storage, o repair.Options) (*repair.Plan, *repair.Done) {
 	t.Helper()
 	all, sum := new(repair.Plan), new(repair.Done)
 	for {
-		r := open(t, s)
-		rep, err := check.Run(t.Context(), r, check.Options{ReadData: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := repair.Make(t.Context(), r, rep, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		r, p := planned(t, s, o)
 		d, err := p.Apply(t.Context(), r, o)
 		if err != nil {
 			t.Fatal(err)
@@ -676,15 +683,7 @@ func TestKilled(t *testing.T) {
 // killed repairs until the storage's user is killed, and reports whether that was so. Only what a plan does counts calls.
 func killed(t *testing.T, s *mortal, o repair.Options) bool {
 	for {
-		r := open(t, s)
-		rep, err := check.Run(t.Context(), r, check.Options{ReadData: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := repair.Make(t.Context(), r, rep, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		r, p := planned(t, s, o)
 		s.armed = true
 		d, err := p.Apply(t.Context(), r, o)
 		s.armed = false
