@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -71,10 +72,15 @@ func TestSameFiles(t *testing.T) {
 		t.Errorf("%d bytes are left, want at most %d", left, most)
 	}
 	boss.exits(t, 0, "verify", "--quiet", "--read-data")
-	if out := boss.exits(t, 0, "list", "--json").stdout; strings.Count(out, `"message_type":"snapshot"`) != len(hosts) {
+	out := boss.exits(t, 0, "list", "--json").stdout
+	if strings.Count(out, `"message_type":"snapshot"`) != len(hosts) {
 		t.Errorf("the list is\n%s", out)
 	}
-	for _, id := range []string{"1", "latest"} {
+	one := regexp.MustCompile(`"id":"([0-9a-f]{32})"`).FindStringSubmatch(out) // backups of the same moment have the same number
+	if one == nil {
+		t.Fatalf("no snapshot has an ID\n%s", out)
+	}
+	for _, id := range []string{one[1], "latest"} {
 		dst := filepath.Join(t.TempDir(), "restored")
 		boss.exits(t, 0, "restore", "--quiet", "--backup-id", id, "--destination", dst)
 		sameTree(t, want, dst)
